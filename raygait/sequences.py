@@ -1,0 +1,61 @@
+"""`GaitSequence`: who walked where, and in which file. The one record every room speaks."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+SourceKind = Literal["video", "silhouettes"]
+
+
+@dataclass(frozen=True, order=True)
+class GaitSequence:
+    """One source of frames, and what its owner says about it.
+
+    A labelled source shows one known subject. An unlabelled video (`subject == ""`) may show any
+    number of people; each track in it becomes a row of its own whose subject stays unknown.
+
+    Attributes:
+        dataset: Name of the data set, `casiab`, or any name a user gives to a folder.
+        subject: Identity as the data set writes it, `"001"`; empty when nobody has said who it is.
+        condition: What changed between walks, `"nm-01"`; empty when unknown.
+        view: Camera or angle as the data set writes it, `"090"`; empty when unknown.
+        source: Path below the data set's root, `/` separated: a video file or a folder of frames.
+        kind: `video` (a clip to track people in) or `silhouettes` (a folder of mask images).
+    """
+
+    dataset: str
+    subject: str
+    condition: str
+    view: str
+    source: str
+    kind: SourceKind = "video"
+
+    @property
+    def source_id(self) -> str:
+        """`dataset:source`, unique below one root and stable between machines."""
+        return f"{self.dataset}:{self.source}"
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain strings, for Ray Data rows and JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Reject:
+    """Something that did not become a row, and why. Nothing is dropped without one.
+
+    Attributes:
+        source_id: `GaitSequence.source_id` of the source.
+        track: Number of the track inside a video; -1 when the whole source is meant.
+        stage: Where it ended: `decode`, `detect`, `track`, `gate`, `silhouette`, `encode`.
+        reason: A short fixed word to count by: `undecodable`, `no-person`, `short-track`, ...
+        detail: One sentence for a person: what was got, what was expected.
+    """
+
+    source_id: str
+    track: int
+    stage: str
+    reason: str
+    detail: str

@@ -1,0 +1,57 @@
+"""Fixtures every room's tests share: one small local Ray cluster, the sample videos."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything imports ray or mlflow: both read these once.
+for _name, _value in {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MPLBACKEND": "Agg",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local cluster for the whole session: four logical CPUs, a bounded object store."""
+    import ray
+
+    # Unix socket paths are short, so the session directory has to be.
+    temp_dir = tempfile.mkdtemp(prefix="rg", dir="/tmp")
+    ray.init(
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=200_000_000,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _temp_dir=temp_dir,
+    )
+    yield
+    ray.shutdown()
+    shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def samples_dir() -> Path:
+    """The folder of sample videos that cannot be shipped; it holds `video/vtest.avi`."""
+    folder = os.environ.get("RAYGAIT_SAMPLES", "")
+    if not (Path(folder) / "video" / "vtest.avi").is_file():
+        message = (
+            "set RAYGAIT_SAMPLES to a folder that holds video/vtest.avi "
+            "(Debian: apt-get install opencv-doc, then copy "
+            "/usr/share/doc/opencv-doc/examples/data/vtest.avi)"
+        )
+        if os.environ.get("RAYGAIT_SAMPLES_REQUIRED") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    return Path(folder)
