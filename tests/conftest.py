@@ -55,3 +55,23 @@ def samples_dir() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def walker_shards(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of six synthetic walkers, two views, eight walks; the tests that need data share it."""
+    from raygait.datasets import casiab
+    from raygait.shards.ingest import ingest
+    from raygait.synthetic import casiab_tree
+
+    folder = tmp_path_factory.mktemp("walkers")
+    casiab_tree.write(
+        folder / "tree",
+        num_subjects=6,
+        views=["054", "090"],
+        conditions=["nm-01", "nm-02", "nm-03", "nm-04", "nm-05", "nm-06", "bg-01", "cl-01"],
+        num_frames=18,
+    )
+    sequences = casiab.index(folder / "tree", dataset="walkers")
+    ingest(sequences, folder / "tree", folder / "shards", num_workers=2)
+    return folder / "shards"

@@ -1,0 +1,97 @@
+"""Train a model by a recipe on shards that `jobs/preprocess.py` wrote.
+
+    python jobs/train.py RECIPE --shards DIR [--num-workers 2] [--optim.learning-rate 1e-3 ...]
+    python jobs/train.py                      lists the recipes
+    python jobs/train.py RECIPE --help        lists every option of that recipe
+
+Each dotted option of the recipe is a flag, a Tune key and an MLflow parameter of the same name. The
+same --run-name again continues from the last checkpoint; with another recipe it is refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jobs.console as console
+from raygait import ray_session
+from raygait.experiments import tracking
+from raygait.recipes import named
+from raygait.recipes.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train a model by a recipe."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    shards: Path
+    """Folder of shards, readable under this path by every node."""
+    out: Path = Path("runs")
+    """Folder of runs, on storage that all nodes share."""
+    run_name: str = ""
+    """Name of the run; the recipe's name if left out."""
+    num_workers: int = 1
+    """Workers; the P x K batch is split over them."""
+    num_threads: int = 1
+    """Threads and logical CPUs a worker."""
+    use_gpu: bool = False
+    """One GPU a worker, gradients over nccl; otherwise CPUs and gloo."""
+    max_failures: int = 2
+    """Times a lost worker is replaced before the run fails."""
+    tracking_uri: str = ""
+    """MLflow server or store; MLFLOW_TRACKING_URI, or sqlite:///mlflow.db here."""
+    experiment: str = "raygait"
+    """MLflow experiment."""
+    address: str | None = None
+    """Ray cluster to use; a local one if left out and none is named in the environment."""
+
+
+def main() -> int:
+    """Parse, train, print where the result is."""
+    words = sys.argv[1:]
+    if not words or words[0].startswith("-"):
+        print(__doc__)
+        print("Recipes:\n  " + "\n  ".join(sorted(named.RECIPES)))
+        return 0 if words in ([], ["--help"], ["-h"]) else 2
+    recipe = named.recipe(words[0])
+    options = tyro.cli(
+        Options,
+        prog=f"train.py {recipe.name}",
+        args=words[1:],
+        default=Options(recipe=recipe, shards=tyro.MISSING),
+    )
+    # Imported late: it pulls in torch and Ray Train, which --help need not wait for.
+    from raygait.training.launch import train
+
+    run = tracking.open_run(
+        tracking.prepare(options.tracking_uri),
+        options.experiment,
+        options.run_name or recipe.name,
+        parameters=options.recipe.to_flat(),
+    )
+    with ray_session.start(address=options.address), tracking.closing(run):
+        result = train(
+            options.recipe,
+            options.shards,
+            options.out,
+            name=options.run_name or recipe.name,
+            num_workers=options.num_workers,
+            num_threads=options.num_threads,
+            use_gpu=options.use_gpu,
+            run=run,
+            max_failures=options.max_failures,
+        )
+    print(f"checkpoint: {result.checkpoint}")
+    print(f"mlflow run: {run.run_id}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))

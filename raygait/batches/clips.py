@@ -1,0 +1,58 @@
+"""Which frames of a sequence make a clip, and how a frame becomes what the model sees."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8
+from numpy import ndarray
+
+
+def clip_frames(
+    num_frames: int,
+    length: int,
+    order: Literal["ordered", "unordered"],
+    generator: np.random.Generator,
+) -> Int64[ndarray, " t"]:
+    """Frame numbers of a training clip.
+
+    A sequence shorter than the clip is walked through cyclically (`ordered`), or its frames are
+    drawn again once all are used (`unordered`); the clip always has `length` frames.
+
+    Args:
+        num_frames: Frames that the sequence has.
+        length: Frames that the clip gets.
+        order: `ordered`, consecutive frames from a random start; `unordered`, random frames.
+        generator: Source of the draw.
+
+    Raises:
+        ValueError: The sequence has no frame.
+    """
+    if num_frames < 1:
+        raise ValueError("a clip needs a sequence with at least one frame")
+    if order == "ordered":
+        start = int(generator.integers(max(num_frames - length, 0) + 1))
+        return np.arange(start, start + length, dtype=np.int64) % num_frames
+    rounds = -(-length // num_frames)
+    drawn = np.concatenate([generator.permutation(num_frames) for _ in range(rounds)])
+    return drawn[:length].astype(np.int64)
+
+
+def cut_columns(frames: UInt8[ndarray, "t h w"], width_px: int) -> UInt8[ndarray, "t h v"]:
+    """The middle columns: 64 x 44 out of 64 x 64, as the silhouette papers feed their networks.
+
+    Raises:
+        ValueError: Wider than the frames, or the cut would be uneven.
+    """
+    excess = frames.shape[-1] - width_px
+    if excess < 0 or excess % 2:
+        raise ValueError(
+            f"cannot cut {width_px} columns evenly out of frames {frames.shape[-1]} px wide"
+        )
+    return frames[..., excess // 2 : frames.shape[-1] - excess // 2]
+
+
+def scale_to_unit(frames: UInt8[ndarray, "*shape"]) -> Float32[ndarray, "*shape"]:
+    """0..255 to 0..1."""
+    return frames.astype(np.float32) / np.float32(255)

@@ -1,0 +1,122 @@
+"""Batches of clips for one worker, made ahead of the step that needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from raygait.batches.cache import FrameCache
+from raygait.batches.clips import clip_frames, cut_columns, scale_to_unit
+from raygait.batches.sampler import (
+    CLIP_STREAM,
+    IdentitySampler,
+    rank_positions,
+    step_generator,
+)
+
+
+class Batch(NamedTuple):
+    """One worker's share of the global batch of one step.
+
+    Attributes:
+        step: Optimiser step that this batch is for.
+        frames: [n, 1, t, h, w], 0..1.
+        labels: Class of each clip, its subject's place in the sorted training subjects.
+    """
+
+    step: int
+    frames: Float[Tensor, "n 1 t h w"]
+    labels: Int64[Tensor, " n"]
+
+
+class ClipLoader:
+    """Yields a worker's share of every batch from a given step on.
+
+    What a clip shows is a function of (seed, step, its place in the global batch), so it does not
+    depend on how many workers share the batch.
+
+    Args:
+        cache: Frames of the data set.
+        subjects: Training subjects; rows of others are never drawn. Sorted, they are the classes.
+        num_subjects: P, subjects in a global batch.
+        num_sequences: K, sequences of each.
+        clip_num_frames: Frames of a clip.
+        clip_order: `ordered` or `unordered`, see `clips.clip_frames`.
+        flip_ratio: Share of clips mirrored left to right.
+        height_px: Height the model expects; the cache's frames must have it.
+        width_px: Width the model expects; cut out of the middle.
+        seed: The recipe's seed.
+        rank: This worker's number.
+        world_size: Number of workers.
+    """
+
+    def __init__(
+        self,
+        cache: FrameCache,
+        subjects: Sequence[str],
+        *,
+        num_subjects: int,
+        num_sequences: int,
+        clip_num_frames: int,
+        clip_order: str,
+        flip_ratio: float,
+        height_px: int,
+        width_px: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        classes = {subject: number for number, subject in enumerate(sorted(set(subjects)))}
+        self._rows = [row for row, subject in enumerate(cache.subjects) if subject in classes]
+        self._labels = [classes[cache.subjects[row]] for row in self._rows]
+        self._sampler = IdentitySampler(
+            [cache.subjects[row] for row in self._rows],
+            num_subjects=num_subjects,
+            num_sequences=num_sequences,
+            seed=seed,
+        )
+        self._positions = rank_positions(num_subjects * num_sequences, rank, world_size)
+        self._cache = cache
+        self._clip_num_frames = clip_num_frames
+        self._clip_order = clip_order
+        self._flip_ratio = flip_ratio
+        self._height_px = height_px
+        self._width_px = width_px
+        self._seed = seed
+
+    def batch(self, step: int) -> Batch:
+        """This worker's share of the batch of one step."""
+        drawn = self._sampler.batch(step)
+        clips = [self._clip(int(drawn[place]), step, int(place)) for place in self._positions]
+        labels = [self._labels[int(drawn[place])] for place in self._positions]
+        frames = torch.from_numpy(scale_to_unit(np.stack(clips)))[:, None]
+        return Batch(step, frames, torch.tensor(labels, dtype=torch.int64))
+
+    def batches(self, first_step: int, num_steps: int) -> Iterator[Batch]:
+        """Batches `first_step` .. `num_steps - 1`; the next one is made while one is used."""
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="clips") as pool:
+            ahead: Future[Batch] | None = None
+            for step in range(first_step, num_steps):
+                current = ahead or pool.submit(self.batch, step)
+                ahead = pool.submit(self.batch, step + 1) if step + 1 < num_steps else None
+                yield current.result()
+
+    def _clip(self, drawn: int, step: int, place: int) -> np.ndarray:
+        generator = step_generator(self._seed, CLIP_STREAM, step, place)
+        frames = self._cache.frames(self._rows[drawn])
+        if frames.shape[1] != self._height_px:
+            raise ValueError(
+                f"{self._cache.sequence_ids[self._rows[drawn]]}: frames are {frames.shape[1]} px "
+                f"high, the recipe's data.height_px is {self._height_px}"
+            )
+        numbers = clip_frames(
+            len(frames), self._clip_num_frames, self._clip_order, generator  # type: ignore[arg-type]
+        )
+        clip = cut_columns(frames[numbers], self._width_px)
+        return clip[..., ::-1] if generator.random() < self._flip_ratio else clip

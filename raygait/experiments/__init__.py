@@ -1,0 +1,1 @@
+"""MLflow: runs, their curves, and the model registry."""

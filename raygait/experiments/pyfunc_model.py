@@ -1,0 +1,30 @@
+"""The registered model as MLflow runs it: this file is stored, not a pickle of an object.
+
+MLflow executes the file when it loads a version (models from code); the weights and the recipe come
+from the artefacts beside it, which hold no code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+
+
+class SilhouetteEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow is untyped here
+    """Silhouettes [n, t, 64, 64] uint8 in, embeddings [n, p, d] float32 out; any n and t."""
+
+    def load_context(self, context: Any) -> None:
+        """Read the weights and the recipe."""
+        from raygait.recipes.saved_model import load_model
+
+        self.saved = load_model(Path(context.artifacts["model"]))
+
+    def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> np.ndarray:
+        """Embed a batch of equally long silhouette sequences."""
+        return self.saved.embed(np.asarray(model_input))
+
+
+mlflow.models.set_model(SilhouetteEmbedder())

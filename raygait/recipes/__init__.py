@@ -1,0 +1,1 @@
+"""What a run is: the schema, the recipes by name, and models saved with the recipe they follow."""

@@ -1,0 +1,237 @@
+"""What a run is: one frozen, checked record with dotted paths.
+
+A recipe's dotted path (`optim.learning_rate`) is the command-line flag, the Tune key and the MLflow
+parameter. Unknown keys are errors. A recipe crosses process borders as `to_dict()`, never as an
+object: the option classes of models are derived from their signatures and do not pickle by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import ConfigDict, Field, SerializeAsAny
+
+from torch import nn
+
+from raygait.errors import RecipeError
+from raygait.models import MODELS
+from raygait.recipes.options import MODEL_OPTIONS, ModelOptions
+
+# Channels of one frame of a modality, as the network sees it.
+_CHANNELS = {"silhouettes": 1}
+
+
+class _Frozen(pydantic.BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataOptions(_Frozen):
+    """Which frames of which subjects a run sees."""
+
+    modality: Literal["silhouettes"] = "silhouettes"
+    """Column of the shards that feeds the model."""
+    height_px: Annotated[int, Field(gt=0)] = 64
+    """Height of a frame as the model sees it; shards hold 64."""
+    width_px: Annotated[int, Field(gt=0)] = 44
+    """Width of a frame; narrower than the shard's means a cut of equal columns on both sides."""
+    split: str = "casiab-lt"
+    """Training and test subjects: `casiab-st`, `casiab-mt`, `casiab-lt`, or `first:N`."""
+    protocol: str = "casiab"
+    """Benchmark protocol that scores the run."""
+
+
+class ClipOptions(_Frozen):
+    """How a training clip is cut out of a sequence."""
+
+    num_frames: Annotated[int, Field(gt=0)] = 30
+    """Frames of a training clip; at test every frame is used."""
+    order: Literal["ordered", "unordered"] = "ordered"
+    """`ordered`: consecutive frames from a random start. `unordered`: random frames."""
+    flip_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of clips mirrored left to right, the whole clip at once."""
+
+
+class BatchOptions(_Frozen):
+    """A batch holds `num_subjects` x `num_sequences` clips, over all workers together."""
+
+    num_subjects: Annotated[int, Field(gt=1)] = 8
+    """P: subjects in a batch. More subjects make harder negatives and a larger batch."""
+    num_sequences: Annotated[int, Field(gt=1)] = 16
+    """K: sequences of each subject. More sequences make harder positives and a larger batch."""
+
+
+class LossOptions(_Frozen):
+    """Triplet and identity losses and their weights."""
+
+    triplet_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the triplet loss; 0 leaves it out."""
+    triplet_margin: Annotated[float, Field(gt=0)] = 0.2
+    """m: distance by which a negative has to be farther than a positive."""
+    identity_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the cross-entropy over training subjects; 0 leaves it out."""
+    identity_scale: Annotated[float, Field(gt=0)] = 1.0
+    """Factor on the logits before the softmax."""
+    identity_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target spread over all subjects."""
+
+
+class OptimOptions(_Frozen):
+    """Optimiser and learning-rate steps."""
+
+    optimiser: Literal["adam", "sgd"] = "adam"
+    """`adam`, or `sgd` with `momentum`."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate before the first milestone."""
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """L2 penalty as the optimiser applies it."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of `sgd`; not used by `adam`."""
+    milestones: tuple[int, ...] = ()
+    """Steps at which the learning rate is multiplied by `gamma`."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor on the learning rate at each milestone."""
+
+
+class Recipe(_Frozen):
+    """Everything that decides what a run computes; where it runs is not in it."""
+
+    name: str
+    """Name of the recipe this one started from."""
+    source: str = ""
+    """Paper and table the values come from, and the origin of each value the paper leaves out."""
+    model: SerializeAsAny[ModelOptions]
+    """Architecture and its switches."""
+    data: DataOptions = DataOptions()
+    clip: ClipOptions = ClipOptions()
+    batch: BatchOptions = BatchOptions()
+    loss: LossOptions = LossOptions()
+    optim: OptimOptions = OptimOptions()
+    num_steps: Annotated[int, Field(gt=0)] = 80_000
+    """Optimiser steps of the run."""
+    checkpoint_every_steps: Annotated[int, Field(gt=0)] = 1000
+    """Steps between checkpoints; the last step always leaves one."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the initial weights, the batches, the clips and the masks."""
+
+    @pydantic.field_validator("model", mode="before")
+    @classmethod
+    def _options_of_the_architecture(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        architecture = value.get("architecture")
+        if architecture not in MODEL_OPTIONS:
+            raise ValueError(
+                f"model.architecture is {architecture!r}; known are {sorted(MODEL_OPTIONS)}"
+            )
+        return MODEL_OPTIONS[architecture].model_validate(dict(value))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, fit for JSON; `from_dict` is its inverse."""
+        return self.model_dump(mode="json")
+
+    def to_flat(self) -> dict[str, Any]:
+        """Dotted path -> plain value, one entry an option: MLflow parameters, Tune keys."""
+        return _flatten(self.to_dict())
+
+
+def build_model(recipe: Recipe, num_subjects: int) -> nn.Module:
+    """The network that a recipe describes, with fresh weights from torch's global seed.
+
+    Args:
+        recipe: Its model options, input size and modality are used.
+        num_subjects: Training subjects, the classes of the identity loss.
+
+    Raises:
+        RecipeError: Two switches do not fit each other; the model's own message says which.
+    """
+    data = recipe.data
+    try:
+        return MODELS[recipe.model.architecture](
+            num_subjects,
+            in_channels=_CHANNELS[data.modality],
+            input_size_px=(data.height_px, data.width_px),
+            **recipe.model.switches(),
+        )
+    except ValueError as error:
+        raise RecipeError(f"recipe {recipe.name!r}: {error}") from error
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat.update(_flatten(item, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def from_dict(values: Mapping[str, Any]) -> Recipe:
+    """Build a recipe from `Recipe.to_dict()`.
+
+    Raises:
+        RecipeError: An option is missing, unknown or out of range; the message names its path.
+    """
+    try:
+        return Recipe.model_validate(dict(values))
+    except pydantic.ValidationError as error:
+        raise RecipeError(_explain(error)) from None
+
+
+def from_json(text: str) -> Recipe:
+    """Build a recipe from the JSON text that a checkpoint holds.
+
+    Raises:
+        RecipeError: Not JSON, or not a recipe.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecipeError(f"a recipe has to be JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"a recipe has to be a JSON object, got {type(values).__name__}")
+    return from_dict(values)
+
+
+def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """The recipe with some dotted paths changed, checked as a whole.
+
+    Args:
+        recipe: Where to start from; it is not changed.
+        overrides: Dotted path -> value, such as `{"optim.learning_rate": 1e-3}`.
+
+    Raises:
+        RecipeError: A path does not exist, or a value does not fit.
+    """
+    values = recipe.to_dict()
+    known = recipe.to_flat()
+    for path, value in overrides.items():
+        if path not in known:
+            raise RecipeError(
+                f"recipe {recipe.name!r} has no option {path!r}; "
+                f"near it: {_nearest(path, known) or sorted(known)}"
+            )
+        node = values
+        *parents, leaf = path.split(".")
+        for parent in parents:
+            node = node[parent]
+        node[leaf] = value
+    return from_dict(values)
+
+
+def _nearest(path: str, known: Mapping[str, Any]) -> list[str]:
+    import difflib
+
+    return difflib.get_close_matches(path, known, n=3, cutoff=0.6)
+
+
+def _explain(error: pydantic.ValidationError) -> str:
+    lines = [
+        f"{'.'.join(str(part) for part in item['loc']) or 'recipe'}: {item['msg']}"
+        f" (got {item.get('input')!r})"
+        for item in error.errors(include_url=False)
+    ]
+    return "; ".join(lines)

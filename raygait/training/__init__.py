@@ -1,0 +1,1 @@
+"""Ray Train: the loop on one worker, the launcher, checkpoints and resuming."""

@@ -1,0 +1,90 @@
+"""A checkpoint: a saved model and what the optimiser needs to go on from it.
+
+    model.safetensors, recipe.json, model.json    as `recipes.saved_model` writes them
+    training.pt                                   optimiser and schedule, tensors and numbers only
+
+`training.pt` is read with `weights_only=True`: it can hold no code.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from raygait.errors import RegistryError, TrainingError
+from raygait.recipes.saved_model import load_model, load_weights, save_model
+from raygait.recipes.schema import Recipe
+
+_TRAINING = "training.pt"
+
+
+def save_checkpoint(
+    folder: Path,
+    network: nn.Module,
+    optimiser: Optimizer,
+    scheduler: LRScheduler,
+    recipe: Recipe,
+    subjects: Sequence[str],
+    *,
+    step: int,
+    origin: Mapping[str, str],
+) -> None:
+    """Write everything a run needs to go on as if it had not stopped.
+
+    Args:
+        folder: Where to; Ray Train moves it to the run's storage whole.
+        network: The bare network.
+        optimiser: Its state goes along.
+        scheduler: Its state goes along.
+        recipe: What the run follows.
+        subjects: Training subjects in class order.
+        step: Steps done.
+        origin: Where the data came from.
+    """
+    save_model(folder, network, recipe, subjects, step=step, origin=origin)
+    torch.save(
+        {"optimiser": optimiser.state_dict(), "scheduler": scheduler.state_dict()},
+        folder / _TRAINING,
+    )
+
+
+def load_checkpoint(
+    folder: Path, network: nn.Module, optimiser: Optimizer, scheduler: LRScheduler, recipe: Recipe
+) -> int:
+    """Put a checkpoint's state into a run that has just been built.
+
+    Returns:
+        The number of steps done, which is the next step to do.
+
+    Raises:
+        TrainingError: The checkpoint is damaged, or belongs to another recipe.
+    """
+    try:
+        saved = load_model(folder)
+        state = torch.load(folder / _TRAINING, weights_only=True, map_location="cpu")
+    except (RegistryError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise TrainingError(f"{folder}: cannot continue from this checkpoint: {error}") from error
+    if saved.recipe != recipe:
+        raise TrainingError(
+            f"{folder}: checkpoint follows another recipe: {differences(saved.recipe, recipe)}"
+        )
+    load_weights(network, saved.network.state_dict(), where=str(folder))
+    optimiser.load_state_dict(state["optimiser"])
+    scheduler.load_state_dict(state["scheduler"])
+    return saved.step
+
+
+def differences(there: Recipe, here: Recipe) -> str:
+    """Dotted paths whose values differ, for messages."""
+    a, b = there.to_flat(), here.to_flat()
+    return "; ".join(
+        f"{path}: {a.get(path)!r} there, {b.get(path)!r} here"
+        for path in sorted(a.keys() | b.keys())
+        if a.get(path) != b.get(path)
+    )

@@ -1,0 +1,55 @@
+"""What the workers of one run say to each other beyond DDP's gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed
+from jaxtyping import Float
+from torch import Tensor
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """All workers' tensors in rank order; the gradient of each goes home summed over workers."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        world_size = torch.distributed.get_world_size()
+        gathered = [torch.empty_like(local) for _ in range(world_size)]
+        torch.distributed.all_gather(gathered, local.contiguous())
+        ctx.num_local = len(local)
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        # gloo has no reduce-scatter, so every worker sums all slices and keeps its own.
+        summed = gradients[0].clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(summed)
+        first = torch.distributed.get_rank() * ctx.num_local
+        return summed[first : first + ctx.num_local]
+
+
+def gather_with_gradient(local: Float[Tensor, "n ..."]) -> Float[Tensor, "m ..."]:
+    """The global batch's tensors on every worker, in rank order, differentiable.
+
+    Every worker then computes the same loss on the global batch. A worker's share of the gradient
+    arrives once from each of the W workers, and DDP divides by W: together the gradient of the
+    global batch, as if one worker had computed it.
+
+    Args:
+        local: This worker's share; equally long on all workers.
+    """
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return local
+    gathered: Tensor = _GatherWithGradient.apply(local)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+def gather(local: Tensor) -> Tensor:
+    """The global batch's tensors on every worker, in rank order, without gradient."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return local
+    gathered = [torch.empty_like(local) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(gathered, local.contiguous())
+    return torch.cat(gathered)

@@ -1,0 +1,233 @@
+"""The training loop as one worker runs it; `launch` starts one or many of them.
+
+Every worker maps the same frame cache, computes its share of the same global batch, and ends with
+the same weights. Rank 0 writes the checkpoints; all report, because a report is a barrier.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raygait.batches.cache import FrameCache, open_cache
+from raygait.batches.loader import Batch, ClipLoader
+from raygait.batches.sampler import MASK_STREAM, step_generator
+from raygait.datasets import protocols
+from raygait.errors import TrainingError
+from raygait.losses.identity import IdentityLoss
+from raygait.losses.triplet import TripletLoss
+from raygait.recipes.schema import Recipe, build_model, from_dict
+from raygait.shards import reader
+from raygait.training.checkpoint import load_checkpoint, save_checkpoint
+from raygait.training.distributed import gather, gather_with_gradient
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """Train on one worker of a Ray Train run.
+
+    Args:
+        settings: Plain values, as they cross process borders: `recipe` (`Recipe.to_dict()`),
+            `shards` (folder), `num_threads` (of torch, on CPU), `report_every_steps`.
+
+    Raises:
+        TrainingError: The loss is no longer finite, or a checkpoint does not fit the recipe.
+        SplitMismatch: The shards do not hold the subjects of the recipe's split.
+    """
+    import ray.train
+    import ray.train.torch
+
+    recipe = from_dict(settings["recipe"])
+    shards = Path(settings["shards"])
+    torch.set_num_threads(int(settings["num_threads"]))
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+
+    cache = open_cache(shards, modality=recipe.data.modality)
+    subjects = training_subjects(recipe, cache)
+    loader = make_loader(
+        recipe, cache, subjects, rank=context.get_world_rank(), world_size=context.get_world_size()
+    )
+    torch.manual_seed(recipe.seed)
+    network = build_model(recipe, len(subjects)).to(device)
+    trained: nn.Module = network
+    if context.get_world_size() > 1:
+        trained = DistributedDataParallel(
+            network, device_ids=[device] if device.type == "cuda" else None
+        )
+    optimiser = make_optimiser(recipe, network)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(
+        optimiser, list(recipe.optim.milestones), recipe.optim.gamma
+    )
+    first_step = 0
+    resumed = ray.train.get_checkpoint()
+    if resumed is not None:
+        with resumed.as_directory() as folder:
+            first_step = load_checkpoint(Path(folder), network, optimiser, scheduler, recipe)
+
+    criterion = BatchLoss(recipe)
+    origin = {"shards": str(shards), "shards_digest": reader.digest(shards)}
+    history: list[dict[str, float]] = []
+    network.train()
+    waiting_since = time.perf_counter()
+    for batch in loader.batches(first_step, recipe.num_steps):
+        started = time.perf_counter()
+        draw_masks(network, recipe.seed, batch.step)
+        measured = train_step(trained, criterion, optimiser, batch, device)
+        scheduler.step()
+        ended = time.perf_counter()
+        history.append(
+            {
+                "step": batch.step + 1,
+                **measured,
+                "learning_rate": scheduler.get_last_lr()[0],
+                "step_seconds": ended - started,
+                "wait_seconds": started - waiting_since,
+            }
+        )
+        done = batch.step + 1
+        is_last = done == recipe.num_steps
+        if is_last or done % recipe.checkpoint_every_steps == 0:
+            with tempfile.TemporaryDirectory() as folder:
+                checkpoint = None
+                if context.get_world_rank() == 0:
+                    save_checkpoint(
+                        Path(folder),
+                        network,
+                        optimiser,
+                        scheduler,
+                        recipe,
+                        subjects,
+                        step=done,
+                        origin=origin,
+                    )
+                    checkpoint = ray.train.Checkpoint.from_directory(folder)
+                ray.train.report(
+                    {"step": done, "history": history},
+                    checkpoint=checkpoint,
+                    checkpoint_dir_name=f"checkpoint-{done:08d}",
+                )
+            history = []
+        elif done % int(settings["report_every_steps"]) == 0:
+            ray.train.report({"step": done, "history": history})
+            history = []
+        waiting_since = time.perf_counter()
+
+
+class BatchLoss:
+    """The losses of a recipe, over the global batch.
+
+    Triplets are formed over the clips of all workers, so that a batch split over more workers has
+    the same triplets; the identity loss is a mean over clips, which DDP's averaging keeps.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        loss = recipe.loss
+        self._triplet = TripletLoss(margin=loss.triplet_margin)
+        self._identity = IdentityLoss(scale=loss.identity_scale, smoothing=loss.identity_smoothing)
+        self._triplet_weight = loss.triplet_weight
+        self._identity_weight = loss.identity_weight
+
+    def __call__(self, output: Any, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss to differentiate, and what is worth recording."""
+        triplet = self._triplet(gather_with_gradient(output.triplet_features), gather(labels))
+        identity = self._identity(output.logits, labels)
+        loss = self._triplet_weight * triplet.loss + self._identity_weight * identity.loss
+        return loss, {
+            "loss": loss.detach(),
+            "triplet_loss": triplet.loss.detach(),
+            "identity_loss": identity.loss.detach(),
+            "active_triplet_ratio": triplet.active_ratio,
+            "mean_positive_distance": triplet.mean_positive,
+            "mean_negative_distance": triplet.mean_negative,
+            "accuracy": identity.accuracy,
+        }
+
+
+def train_step(
+    trained: nn.Module,
+    criterion: BatchLoss,
+    optimiser: torch.optim.Optimizer,
+    batch: Batch,
+    device: torch.device,
+) -> dict[str, float]:
+    """One optimiser step.
+
+    Raises:
+        TrainingError: The loss is not finite; the weights are left as they were before the step.
+    """
+    output = trained(batch.frames.to(device, non_blocking=True))
+    loss, measured = criterion(output, batch.labels.to(device, non_blocking=True))
+    values = {name: float(value) for name, value in measured.items()}
+    if not math.isfinite(values["loss"]):
+        raise TrainingError(
+            f"step {batch.step}: loss is {values['loss']} "
+            f"(triplet {values['triplet_loss']}, identity {values['identity_loss']}); "
+            f"lower optim.learning_rate or look at the clips of this step"
+        )
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    return values
+
+
+def draw_masks(network: nn.Module, seed: int, step: int) -> None:
+    """Seed a step's random masks, for the models that draw any: equal on all workers."""
+    if hasattr(network, "set_mask_seed"):
+        network.set_mask_seed(int(step_generator(seed, MASK_STREAM, step).integers(2**62)))
+
+
+def training_subjects(recipe: Recipe, cache: FrameCache) -> list[str]:
+    """Subjects of the recipe's split that train, in class order.
+
+    Raises:
+        SplitMismatch: The shards do not hold the subjects of the split.
+    """
+    split = protocols.split(recipe.data.split, cache.subjects)
+    return sorted(set(split.train) & set(cache.subjects))
+
+
+def make_loader(
+    recipe: Recipe,
+    cache: FrameCache,
+    subjects: list[str],
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+) -> ClipLoader:
+    """The loader that the recipe describes."""
+    return ClipLoader(
+        cache,
+        subjects,
+        num_subjects=recipe.batch.num_subjects,
+        num_sequences=recipe.batch.num_sequences,
+        clip_num_frames=recipe.clip.num_frames,
+        clip_order=recipe.clip.order,
+        flip_ratio=recipe.clip.flip_ratio,
+        height_px=recipe.data.height_px,
+        width_px=recipe.data.width_px,
+        seed=recipe.seed,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def make_optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser that the recipe describes."""
+    optim = recipe.optim
+    if optim.optimiser == "adam":
+        return torch.optim.Adam(
+            network.parameters(), lr=optim.learning_rate, weight_decay=optim.weight_decay
+        )
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=optim.learning_rate,
+        momentum=optim.momentum,
+        weight_decay=optim.weight_decay,
+    )

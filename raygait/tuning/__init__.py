@@ -1,0 +1,1 @@
+"""Ray Tune over Ray Train: grids over dotted recipe paths."""

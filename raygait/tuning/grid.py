@@ -1,0 +1,248 @@
+"""A grid over dotted recipe paths: each cell a Ray Train run, an MLflow child and a score.
+
+A trial only waits for its own training run, so it asks for no CPU: the workers it starts do. Were
+it to hold one, as many trials as there are CPUs would each wait for ever for a worker. For the
+same reason no more trials run at once than their workers fit into the cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.tune
+
+from raygait.errors import RaygaitError, RecipeError, TrainingError
+from raygait.evaluation.benchmark import score_model
+from raygait.experiments import tracking
+from raygait.experiments.tracking import Run
+from raygait.recipes.schema import Recipe, from_dict, with_overrides
+from raygait.training.launch import train
+
+_CELL_TAG = "raygait.cell"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a grid.
+
+    Attributes:
+        overrides: Dotted path -> value.
+        scores: Name of a probe condition -> mean rank-1 in percent; empty if the cell failed.
+        checkpoint: Folder of the trained model; empty if the cell failed.
+        run_id: MLflow child run.
+        error: Why the cell failed; empty if it did not.
+    """
+
+    overrides: dict[str, Any]
+    scores: dict[str, float]
+    checkpoint: str
+    run_id: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class GridResult:
+    """All cells in grid order, and the best one by `metric`.
+
+    Attributes:
+        metric: Probe condition that decides.
+        cells: One a point of the grid.
+    """
+
+    metric: str
+    cells: list[Cell] = field(default_factory=list)
+
+    @property
+    def best(self) -> Cell:
+        """The cell with the highest score.
+
+        Raises:
+            TrainingError: Every cell failed.
+        """
+        done = [cell for cell in self.cells if not cell.error]
+        if not done:
+            raise TrainingError(f"every cell of the grid failed, the first: {self.cells[0].error}")
+        return max(done, key=lambda cell: cell.scores[self.metric])
+
+    def to_text(self) -> str:
+        """A line a cell, the best one marked."""
+        best = self.best
+        lines = []
+        for cell in self.cells:
+            what = "  ".join(f"{path}={value}" for path, value in cell.overrides.items())
+            got = cell.error or "  ".join(f"{name} {v:5.1f}" for name, v in cell.scores.items())
+            lines.append(f"{'*' if cell is best else ' '} {what}  ->  {got}")
+        return "\n".join(lines)
+
+
+def run_grid(
+    recipe: Recipe,
+    grid: Mapping[str, Sequence[Any]],
+    shards: Path,
+    out: Path,
+    *,
+    name: str,
+    parent: Run,
+    metric: str = "NM",
+    num_workers: int = 1,
+    num_threads: int = 1,
+    use_gpu: bool = False,
+) -> GridResult:
+    """Train and score every combination of the grid's values.
+
+    A cell's run is named by what it overrides, so the same grid under the same name again picks up
+    where it stopped and repeats nothing that is done.
+
+    Args:
+        recipe: What all cells start from.
+        grid: Dotted path -> values.
+        shards: Folder of shards, readable by every node.
+        out: Folder of runs on storage that all nodes share; the grid's runs lie in `out/name`.
+        name: Name of the grid.
+        parent: MLflow run that the cells' runs are children of.
+        metric: Probe condition whose mean rank-1 decides.
+        num_workers: Workers of each cell's training run.
+        num_threads: Threads and logical CPUs a worker.
+        use_gpu: One GPU a worker.
+
+    Raises:
+        RecipeError: A path does not exist or a value does not fit; nothing has run then.
+        TrainingError: Not one cell's workers fit into the cluster, or every cell failed.
+    """
+    if not grid or not all(grid.values()):
+        raise RecipeError(f"a grid needs at least one path with a value each, got {dict(grid)}")
+    combinations = [
+        dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
+    ]
+    for overrides in combinations:
+        with_overrides(recipe, overrides)
+    settings = {
+        "recipe": recipe.to_dict(),
+        "shards": str(shards.absolute()),
+        "out": str(out.absolute() / name),
+        "parent": {
+            "tracking_uri": parent.tracking_uri,
+            "experiment": parent.experiment,
+            "run_id": parent.run_id,
+        },
+        "num_workers": num_workers,
+        "num_threads": num_threads,
+        "use_gpu": use_gpu,
+    }
+    tuner = ray.tune.Tuner(
+        ray.tune.with_resources(
+            ray.tune.with_parameters(_run_cell, settings=settings), {"CPU": 0}
+        ),
+        param_space={"overrides": ray.tune.grid_search(combinations)},
+        tune_config=ray.tune.TuneConfig(
+            max_concurrent_trials=_places(num_workers, num_threads, use_gpu=use_gpu)
+        ),
+        run_config=ray.tune.RunConfig(
+            name="trials", storage_path=str(out.absolute() / name), verbose=0
+        ),
+    )
+    results = {_key(result.config["overrides"]): result.metrics for result in tuner.fit()}
+    cells = []
+    for overrides in combinations:
+        got = results.get(_key(overrides)) or {}
+        cells.append(
+            Cell(
+                overrides=overrides,
+                scores=got.get("scores", {}),
+                checkpoint=got.get("checkpoint", ""),
+                run_id=got.get("run_id", ""),
+                error=got.get("error", "" if "scores" in got else "the trial was lost"),
+            )
+        )
+    result = GridResult(metric, cells)
+    parent.log_metrics({f"best_{name}": value for name, value in result.best.scores.items()})
+    parent.log_text(result.to_text() + "\n", "grid.txt")
+    parent.log_tags({"raygait.best_run": result.best.run_id})
+    return result
+
+
+def _run_cell(config: dict[str, Any], settings: dict[str, Any]) -> None:
+    """One trial: train by the changed recipe, score it, report once.
+
+    A cell that fails reports why instead of raising: the other cells go on, and the reason reaches
+    the table rather than a log on some node.
+    """
+    overrides = config["overrides"]
+    recipe = with_overrides(from_dict(settings["recipe"]), overrides)
+    parent = Run(**settings["parent"])
+    run = _child(parent, overrides, recipe)
+    try:
+        with tracking.closing(run):
+            result = train(
+                recipe,
+                Path(settings["shards"]),
+                Path(settings["out"]),
+                name=_name(overrides),
+                num_workers=settings["num_workers"],
+                num_threads=settings["num_threads"],
+                use_gpu=settings["use_gpu"],
+                run=run,
+            )
+            scores = score_model(result.checkpoint, Path(settings["shards"]))
+            run.log_metrics({f"rank1_{name}": value for name, value in scores.items()})
+    except RaygaitError as error:
+        ray.tune.report({"error": str(error), "run_id": run.run_id})
+        return
+    ray.tune.report(
+        {"scores": scores, "checkpoint": str(result.checkpoint), "run_id": run.run_id}
+    )
+
+
+def _child(parent: Run, overrides: Mapping[str, Any], recipe: Recipe) -> Run:
+    """The cell's MLflow run: the one it already has when the grid is run again, else a new one."""
+    client = parent.client()
+    experiment = client.get_experiment_by_name(parent.experiment)
+    found = client.search_runs(
+        [experiment.experiment_id],
+        filter_string=(
+            f"tags.`mlflow.parentRunId` = '{parent.run_id}' "
+            f"and tags.`{_CELL_TAG}` = '{_name(overrides)}'"
+        ),
+        max_results=1,
+    )
+    if found:
+        return Run(parent.tracking_uri, parent.experiment, found[0].info.run_id)
+    return tracking.open_run(
+        parent.tracking_uri,
+        parent.experiment,
+        ", ".join(f"{path}={value}" for path, value in overrides.items()),
+        parent=parent,
+        parameters=recipe.to_flat(),
+        tags={_CELL_TAG: _name(overrides)},
+    )
+
+
+def _key(overrides: Mapping[str, Any]) -> str:
+    return json.dumps(overrides, sort_keys=True)
+
+
+def _name(overrides: Mapping[str, Any]) -> str:
+    return "cell-" + hashlib.sha256(_key(overrides).encode()).hexdigest()[:12]
+
+
+def _places(num_workers: int, num_threads: int, *, use_gpu: bool) -> int:
+    """How many cells the cluster trains at once."""
+    have = ray.cluster_resources()
+    places = have.get("CPU", 0) / (num_workers * num_threads)
+    if use_gpu:
+        places = min(places, have.get("GPU", 0) / num_workers)
+    if places < 1:
+        raise TrainingError(
+            f"a cell needs {num_workers} workers of {num_threads} CPUs"
+            f"{' and a GPU' if use_gpu else ''}, the cluster has {have.get('CPU', 0):g} CPUs and "
+            f"{have.get('GPU', 0):g} GPUs"
+        )
+    return math.floor(places)

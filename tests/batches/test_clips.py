@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raygait.batches.clips import clip_frames, cut_columns, scale_to_unit
+
+
+def _generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@given(num_frames=st.integers(1, 90), length=st.integers(1, 40), seed=st.integers(0, 99))
+def test_an_ordered_clip_is_consecutive_and_wraps_only_when_the_sequence_is_short(
+    num_frames: int, length: int, seed: int
+) -> None:
+    frames = clip_frames(num_frames, length, "ordered", _generator(seed))
+    assert len(frames) == length
+    assert set(np.diff(frames).tolist()) <= ({1} if num_frames >= length else {1, 1 - num_frames})
+
+
+@given(num_frames=st.integers(1, 90), length=st.integers(1, 40), seed=st.integers(0, 99))
+def test_an_unordered_clip_uses_every_frame_before_any_twice(
+    num_frames: int, length: int, seed: int
+) -> None:
+    frames = clip_frames(num_frames, length, "unordered", _generator(seed))
+    counts = np.bincount(frames, minlength=num_frames)
+    assert len(frames) == length
+    assert counts.max() - counts.min() <= 1
+
+
+def test_every_start_of_an_ordered_clip_is_drawn() -> None:
+    starts = {int(clip_frames(34, 30, "ordered", _generator(seed))[0]) for seed in range(200)}
+    assert starts == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("order", ["ordered", "unordered"])
+def test_a_sequence_without_frames_is_refused(order) -> None:
+    with pytest.raises(ValueError, match="at least one frame"):
+        clip_frames(0, 30, order, _generator())
+
+
+def test_the_cut_keeps_the_middle_columns() -> None:
+    frames = np.tile(np.arange(64, dtype=np.uint8), (2, 3, 1))
+    assert cut_columns(frames, 44)[0, 0].tolist() == list(range(10, 54))
+    assert cut_columns(frames, 64).shape == frames.shape
+
+
+@pytest.mark.parametrize("width_px", [65, 43])
+def test_a_cut_that_is_wider_or_uneven_is_refused(width_px: int) -> None:
+    with pytest.raises(ValueError, match=f"cannot cut {width_px}"):
+        cut_columns(np.zeros((1, 64, 64), dtype=np.uint8), width_px)
+
+
+def test_scaling_maps_black_to_0_and_white_to_1_in_single_precision() -> None:
+    scaled = scale_to_unit(np.array([0, 51, 255], dtype=np.uint8))
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled, [0, 0.2, 1], rtol=1e-7)

@@ -1,0 +1,73 @@
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from raygait.experiments import tracking
+from raygait.experiments.tracking import Run
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tracking.prepare(f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db")
+
+
+def _write(run: Run, worker: int) -> None:
+    run.log_history([{"step": step, f"worker{worker}": step / 2} for step in range(1, 41)])
+
+
+def test_a_runs_parameters_metrics_tags_and_artefacts_are_read_back(uri: str) -> None:
+    run = tracking.open_run(uri, "tests", "one", parameters={"optim.learning_rate": 0.1})
+    with tracking.closing(run):
+        run.log_history([{"step": step, "loss": 1 / step} for step in range(1, 2101)])
+        run.log_tags({"raygait.note": "hello"})
+        run.log_text("text\n", "notes/a.txt")
+    client = run.client()
+    stored = client.get_run(run.run_id)
+    assert stored.data.params == {"optim.learning_rate": "0.1"}
+    assert stored.data.tags["raygait.note"] == "hello"
+    assert stored.info.status == "FINISHED"
+    history = client.get_metric_history(run.run_id, "loss")
+    assert [(point.step, point.value) for point in history] == [
+        (step, 1 / step) for step in range(1, 2101)
+    ]
+    assert [item.path for item in client.list_artifacts(run.run_id, "notes")] == ["notes/a.txt"]
+
+
+def test_a_block_that_raises_leaves_a_failed_run(uri: str) -> None:
+    run = tracking.open_run(uri, "tests", "fails")
+    with pytest.raises(KeyError), tracking.closing(run):
+        raise KeyError
+    assert run.client().get_run(run.run_id).info.status == "FAILED"
+
+
+def test_children_know_their_parent(uri: str) -> None:
+    parent = tracking.open_run(uri, "tests", "parent")
+    child = tracking.open_run(uri, "tests", "child", parent=parent)
+    tags = parent.client().get_run(child.run_id).data.tags
+    assert tags["mlflow.parentRunId"] == parent.run_id
+
+
+def test_several_processes_write_to_a_prepared_sqlite_store_at_once(uri: str) -> None:
+    run = tracking.open_run(uri, "tests", "many")
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        pool.starmap(_write, [(run, worker) for worker in range(3)])
+    for worker in range(3):
+        assert len(run.client().get_metric_history(run.run_id, f"worker{worker}")) == 40
+
+
+def test_a_local_store_keeps_its_artefacts_beside_its_file(uri: str, tmp_path: Path) -> None:
+    run = tracking.open_run(uri, "tests", "where")
+    run.log_text("x", "x.txt")
+    database = Path(uri.removeprefix("sqlite:///"))
+    assert list((database.parent / "mlartifacts").rglob("x.txt"))
+
+
+def test_without_an_address_the_environment_decides_and_then_a_file_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking.prepare("") == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    assert tracking.prepare("").endswith("other.db")

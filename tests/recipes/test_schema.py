@@ -1,0 +1,86 @@
+import json
+
+import pytest
+import torch
+
+from raygait.errors import RecipeError
+from raygait.recipes import named
+from raygait.recipes.schema import build_model, from_dict, from_json, with_overrides
+
+
+@pytest.mark.parametrize("name", sorted(named.RECIPES))
+def test_every_named_recipe_survives_json_and_keeps_its_name(name: str) -> None:
+    recipe = named.recipe(name)
+    assert recipe.name == name
+    assert from_json(json.dumps(recipe.to_dict())) == recipe
+
+
+@pytest.mark.parametrize("name", sorted(named.RECIPES))
+def test_every_named_recipe_says_where_its_values_come_from(name: str) -> None:
+    assert len(named.recipe(name).source) > 20
+
+
+def test_every_option_has_a_dotted_path_that_can_be_overridden_with_its_own_value() -> None:
+    recipe = named.recipe("gaitgl-demo")
+    assert with_overrides(recipe, recipe.to_flat()) == recipe
+
+
+def test_an_override_changes_its_path_and_leaves_the_original_alone() -> None:
+    recipe = named.recipe("gaitgl-demo")
+    changed = with_overrides(recipe, {"model.drop_ratio": 0.5, "optim.milestones": [10, 20]})
+    assert changed.to_flat()["model.drop_ratio"] == 0.5
+    assert changed.optim.milestones == (10, 20)
+    assert recipe.to_flat()["model.drop_ratio"] != 0.5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named_path"),
+    [
+        pytest.param({"model.drop_ration": 0.5}, "model.drop_ratio", id="typo names the near path"),
+        pytest.param({"optim.learning_rate": -1}, "optim.learning_rate", id="out of range"),
+        pytest.param({"model.mask_strategy": "stripes"}, "model.mask_strategy", id="no such choice"),
+        pytest.param({"batch.num_subjects": "many"}, "batch.num_subjects", id="not a number"),
+        pytest.param({"model": 3}, "model.", id="a section is not an option"),
+    ],
+)
+def test_a_bad_override_is_an_error_that_names_the_path(overrides: dict, named_path: str) -> None:
+    with pytest.raises(RecipeError, match=named_path):
+        with_overrides(named.recipe("gaitgl-demo"), overrides)
+
+
+def test_an_unknown_key_is_refused_at_every_depth() -> None:
+    values = named.recipe("gaitgl-demo").to_dict()
+    values["model"]["colour"] = "blue"
+    with pytest.raises(RecipeError, match=r"model.*colour"):
+        from_dict(values)
+
+
+def test_an_unknown_architecture_is_refused_by_name() -> None:
+    values = named.recipe("gaitgl-demo").to_dict()
+    values["model"] = {"architecture": "gaitgl2"}
+    with pytest.raises(RecipeError, match="gaitgl2"):
+        from_dict(values)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null"])
+def test_text_that_is_not_a_recipe_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError):
+        from_json(text)
+
+
+def test_switches_that_do_not_fit_each_other_are_a_recipe_error_with_the_models_reason() -> None:
+    recipe = with_overrides(named.recipe("gaitgl-demo"), {"model.channels": [8, 16]})
+    with pytest.raises(RecipeError, match="one entry per stage"):
+        build_model(recipe, 4)
+
+
+def test_the_recipe_decides_the_networks_width_and_classes() -> None:
+    recipe = with_overrides(named.recipe("gaitgl-demo"), {"model.channels": [4, 8, 8]})
+    output = build_model(recipe, 5)(torch.zeros(2, 1, 9, 64, 44))
+    assert output.embedding.shape == (2, 64, 8)
+    assert output.logits.shape[2] == 5
+
+
+def test_a_recipe_cannot_be_changed_in_place() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        named.recipe("gaitgl-demo").seed = 3  # type: ignore[misc]
