@@ -1,0 +1,8 @@
+"""One clip in, silhouettes, joint heatmaps and RGB crops out. Plain functions, no Ray.
+
+    decode ─ detection ─ tracking          which boxes are one person: `PeopleFinder`
+    decode ─ pose or segmentation ─ quality ─ alignment    what they look like: `PeopleDescriber`
+
+`extraction` joins them. A clip is read twice, once to find people and once to describe them, so
+that only boxes and results, and no image, ever cross a process border.
+"""

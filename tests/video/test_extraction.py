@@ -1,0 +1,356 @@
+import csv
+import json
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from raygait.assets import ASSETS, asset
+from raygait.errors import EmptySilhouette, FrameSizeRefused, NoPerson, Undecodable
+from raygait.video.alignment import align
+from raygait.video.extraction import (
+    ExtractedSequence,
+    PeopleDescriber,
+    PeopleFinder,
+    RejectedTrack,
+    VideoSettings,
+    read_silhouettes,
+)
+from raygait.video.tracking import Track
+
+VERDICTS = Path(__file__).with_name("vtest_verdicts.csv")
+
+
+def extract(
+    path: Path, settings: VideoSettings
+) -> tuple[list[ExtractedSequence], list[RejectedTrack]]:
+    return PeopleDescriber(settings)(path, PeopleFinder(settings)(path))
+
+
+@pytest.fixture(scope="module")
+def walk(walker_clip: Path) -> tuple[list[Track], list[ExtractedSequence], list[RejectedTrack]]:
+    settings = VideoSettings()
+    tracks = PeopleFinder(settings)(walker_clip)
+    return tracks, *PeopleDescriber(settings)(walker_clip, tracks)
+
+
+def standing_still(number: int, num_frames: int) -> Track:
+    return Track(
+        number,
+        np.arange(num_frames, dtype=np.int32),
+        np.tile(np.array([100, 60, 160, 180], np.float32), (num_frames, 1)),
+        np.ones(num_frames, np.float32),
+    )
+
+
+def test_a_walker_in_full_view_is_one_clean_sequence(walk) -> None:
+    _, (walker,), _ = walk
+    assert set(range(2, 90)) <= set(walker.frame_indices.tolist())
+    assert_is_a_good_walk(walker)
+
+
+@pytest.mark.slow
+def test_the_sports2d_walker_is_one_long_clean_sequence() -> None:
+    sequences, _ = extract(asset("sports2d-demo"), VideoSettings())
+    (walker,) = [seq for seq in sequences if seq.frame_indices[0] >= 30]
+    # In full view from frame 50 (out from behind a tree) to 185 (before the border).
+    assert set(range(50, 185)) <= set(walker.frame_indices.tolist())
+    assert_is_a_good_walk(walker)
+
+
+def assert_is_a_good_walk(walker: ExtractedSequence) -> None:
+    assert np.median(walker.person_score) > 0.95
+    assert np.median(walker.joint_score) > 0.7
+    widths = (walker.silhouettes > 127).any(axis=1).sum(axis=1)
+    assert widths.min() >= 10
+    assert 25 <= widths.max() <= 50  # legs together, legs apart
+
+
+def test_the_legs_open_and_close_at_the_rate_of_steps(walk) -> None:
+    _, (walker,), _ = walk
+    legs = (walker.silhouettes[:, 48:] > 127).any(axis=1).sum(axis=1).astype(float)
+    spectrum = np.abs(np.fft.rfft(legs - legs.mean()))
+    steps_per_s = np.fft.rfftfreq(len(legs), 1 / walker.fps)[spectrum.argmax()]
+    assert 1.3 < steps_per_s < 2.5
+
+
+def test_a_sequence_keeps_the_stated_shapes_and_types(walk) -> None:
+    _, sequences, _ = walk
+    for seq in sequences:
+        num_frames = len(seq.frame_indices)
+        assert seq.fps == 30
+        assert seq.silhouettes.shape == (num_frames, 64, 64)
+        assert seq.heatmaps is not None
+        assert seq.heatmaps.shape == (num_frames, 17, 64, 48)
+        assert seq.crops is not None
+        assert seq.crops.shape == (num_frames, 128, 128, 3)
+        for images in (seq.silhouettes, seq.heatmaps, seq.crops):
+            assert images.dtype == np.uint8
+        assert seq.frame_indices.dtype == np.int32
+        assert (np.diff(seq.frame_indices) > 0).all()
+        assert seq.boxes_px.shape == (num_frames, 4)
+        for measure in (seq.boxes_px, seq.person_score, seq.joint_score, seq.mask_area_ratio):
+            assert measure.dtype == np.float32
+            assert np.isfinite(measure).all()
+        assert seq.silhouettes.any(axis=(1, 2)).all()
+
+
+def test_every_track_ends_as_a_sequence_or_as_a_reject(walk) -> None:
+    tracks, sequences, rejects = walk
+    numbers = {seq.track for seq in sequences} | {reject.track for reject in rejects}
+    assert {track.number for track in tracks} <= numbers
+    assert len(numbers) == len(sequences) + len(rejects)
+
+
+def test_tracks_and_settings_cross_process_borders(walk) -> None:
+    tracks, _, _ = walk
+    for before, after in zip(tracks, pickle.loads(pickle.dumps(tracks)), strict=True):
+        np.testing.assert_array_equal(before.boxes_px, after.boxes_px)
+    settings = VideoSettings(min_frames=7)
+    assert VideoSettings(**json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_a_second_run_gives_the_same_bytes(walk, walker_clip: Path) -> None:
+    tracks, (first,), _ = walk
+    (second,), _ = PeopleDescriber(VideoSettings())(walker_clip, tracks)
+    np.testing.assert_array_equal(first.frame_indices, second.frame_indices)
+    np.testing.assert_array_equal(first.silhouettes, second.silhouettes)
+    np.testing.assert_array_equal(first.heatmaps, second.heatmaps)
+    np.testing.assert_array_equal(first.crops, second.crops)
+
+
+def test_frames_with_hidden_joints_are_left_out(walk, walker_clip: Path) -> None:
+    tracks, _, _ = walk
+    settings = VideoSettings(min_joint_score=1.0)
+    sequences, rejects = PeopleDescriber(settings)(walker_clip, tracks[:1])
+    assert sequences == []
+    assert rejects[0].reason == "bad-masks"
+    assert f"{len(tracks[0])} hidden" in rejects[0].detail
+
+
+@pytest.mark.samples
+def test_people_of_a_street_scene_become_sequences(vtest_start: Path) -> None:
+    settings = VideoSettings(min_frames=15)
+    sequences, rejects = extract(vtest_start, settings)
+    assert len(sequences) >= 3
+    for seq in sequences:
+        assert np.median(seq.person_score) > 0.9
+        assert 60 < np.median(seq.boxes_px[:, 3] - seq.boxes_px[:, 1]) < 130
+    # The sign that stands in the middle is found too, and told from a person.
+    assert {reject.reason for reject in rejects} & {"not-a-person", "low-track", "short-track"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("empty.mp4", b"", Undecodable),
+        ("text.mp4", b"a text file that somebody has called a video\n" * 9, Undecodable),
+    ],
+    ids=["empty file", "text named mp4"],
+)
+def test_what_is_no_video_raises_what_ingest_turns_into_a_reject(
+    tmp_path: Path, name: str, content: bytes, error: type[Exception]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    finder = PeopleFinder(VideoSettings(detector="motion"))
+    with pytest.raises(error) as caught:
+        finder(tmp_path / name)
+    assert caught.value.reason == "undecodable"  # type: ignore[attr-defined]
+
+
+def test_a_clip_of_one_pixel_is_refused(write_clip) -> None:
+    pixel = np.zeros((1, 1, 3), np.uint8)
+    with pytest.raises(FrameSizeRefused):
+        PeopleFinder(VideoSettings(detector="motion"))(
+            write_clip("pixel.avi", [pixel] * 3, codec="png")
+        )
+
+
+@pytest.mark.parametrize("detector", ["ssd", "blazepose", "motion"])
+def test_a_clip_without_people_has_no_person(texture_clip: Path, detector) -> None:
+    with pytest.raises(NoPerson, match=f"detector {detector} found nobody in 30 frames"):
+        PeopleFinder(VideoSettings(detector=detector))(texture_clip)
+
+
+def test_a_finder_goes_on_after_a_clip_it_could_not_read(
+    tmp_path: Path, texture_clip: Path, write_clip, moving_block_images
+) -> None:
+    finder = PeopleFinder(VideoSettings(detector="motion"))
+    block = write_clip("block.mp4", moving_block_images)
+    first = finder(block)
+    (tmp_path / "empty.mp4").touch()
+    for bad in (tmp_path / "empty.mp4", texture_clip):
+        with pytest.raises((Undecodable, NoPerson)):
+            finder(bad)
+    again = finder(block)
+    assert [track.number for track in again] == [track.number for track in first] == [1]
+    np.testing.assert_array_equal(again[0].boxes_px, first[0].boxes_px)
+
+
+@pytest.mark.parametrize(
+    ("track", "stage", "reason"),
+    [
+        (standing_still(1, 10), "gate", "short-track"),
+        (
+            Track(
+                1,
+                np.arange(30, dtype=np.int32),
+                np.tile(np.array([9, 9, 20, 40], np.float32), (30, 1)),
+                np.ones(30, np.float32),
+            ),
+            "gate",
+            "low-track",
+        ),
+        (standing_still(1, 30), "gate", "not-a-person"),
+    ],
+    ids=["ten frames", "31 px high", "a piece of texture"],
+)
+def test_a_track_that_is_no_sequence_is_rejected_with_a_reason(
+    texture_clip: Path, track: Track, stage: str, reason: str
+) -> None:
+    sequences, rejects = PeopleDescriber(VideoSettings())(texture_clip, [track])
+    assert sequences == []
+    assert [(r.track, r.stage, r.reason) for r in rejects] == [(1, stage, reason)]
+    assert "expected at least" in rejects[0].detail
+
+
+def test_masks_without_a_network_come_from_the_background(write_clip, moving_block_images) -> None:
+    settings = VideoSettings(detector="motion", mask="background", min_frames=10)
+    sequences, rejects = extract(write_clip("block.mp4", moving_block_images), settings)
+    (seq,) = sequences
+    assert rejects == []
+    assert seq.heatmaps is None
+    assert np.isnan(seq.person_score).all()
+    assert np.isnan(seq.joint_score).all()
+    block = seq.silhouettes[len(seq.silhouettes) // 2] > 127
+    assert abs(block.any(axis=0).sum() - 64 * 40 / 100) <= 4
+
+
+def test_a_track_without_usable_masks_is_rejected_and_says_why(
+    write_clip, moving_block_images
+) -> None:
+    settings = VideoSettings(mask="background")
+    path = write_clip("still.mp4", [moving_block_images[0]] * 30)
+    sequences, rejects = PeopleDescriber(settings)(path, [standing_still(4, 30)])
+    assert sequences == []
+    assert rejects[0][:3] == (4, "silhouette", "bad-masks")
+    assert rejects[0].detail == (
+        "0 of 30 frames show the person well, expected at least 20 (the others: 30 small mask)"
+    )
+
+
+def test_two_tracks_on_one_person_do_not_both_keep_them(write_clip, moving_block_images) -> None:
+    settings = VideoSettings(detector="motion", mask="background", min_frames=10)
+    path = write_clip("block.mp4", moving_block_images)
+    (track,) = PeopleFinder(settings)(path)
+    shadow = Track(2, track.frame_indices, track.boxes_px + np.float32(6), track.scores)
+    sequences, rejects = PeopleDescriber(settings)(path, [track, shadow])
+    assert [seq.track for seq in sequences] == [1]
+    assert "another track's person" in rejects[0].detail
+
+
+def test_a_clip_that_got_shorter_between_the_readings_is_undecodable(texture_clip: Path) -> None:
+    with pytest.raises(Undecodable, match="changed between the two readings"):
+        PeopleDescriber(VideoSettings())(texture_clip, [standing_still(1, 50)])
+
+
+def test_unknown_settings_are_errors() -> None:
+    with pytest.raises(ValueError, match="min_frame\n"):
+        VideoSettings(min_frame=3)  # type: ignore[call-arg]
+
+
+def test_auto_is_resolved_to_the_detector_that_can_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert VideoSettings().resolved().detector == "ssd"
+    assert VideoSettings().asset_names() == ("ssd-mobilenetv2-oidv4", "blazepose-landmark-full")
+    assert VideoSettings(detector="motion", mask="background").asset_names() == ()
+    assert set(VideoSettings(detector="blazepose").asset_names()) <= set(ASSETS)
+
+
+def write_masks(folder: Path, masks: dict[str, np.ndarray]) -> Path:
+    folder.mkdir()
+    for name, mask in masks.items():
+        (folder / name).write_bytes(cv2.imencode(".png", mask)[1].tobytes())
+    return folder
+
+
+def person_mask(shift_px: int = 0) -> np.ndarray:
+    mask = np.zeros((240, 320), np.uint8)
+    cv2.ellipse(mask, (160 + shift_px, 120), (25, 90), 0, 0, 360, 255, -1)
+    return mask
+
+
+def test_a_folder_of_masks_is_read_in_order_of_name_and_aligned(tmp_path: Path) -> None:
+    masks = {"003.png": person_mask(20), "001.png": person_mask(), "002.png": person_mask(-30)}
+    seq = read_silhouettes(write_masks(tmp_path / "090", masks))
+    assert seq.frame_indices.tolist() == [0, 1, 2]
+    for name, aligned in zip(sorted(masks), seq.silhouettes, strict=True):
+        np.testing.assert_array_equal(aligned, align(masks[name]))
+    assert seq.track == 0
+    assert seq.heatmaps is seq.crops is None
+    assert np.isnan(seq.fps)
+    assert np.isnan(seq.boxes_px).all()
+    assert seq.mask_area_ratio[0] == pytest.approx(np.pi * 25 * 90 / (240 * 320), rel=0.05)
+
+
+def test_empty_masks_are_left_out_and_frame_indices_tell(tmp_path: Path) -> None:
+    masks = {f"{i:03}.png": person_mask() for i in range(4)}
+    masks["001.png"] = np.zeros((240, 320), np.uint8)
+    seq = read_silhouettes(write_masks(tmp_path / "090", masks))
+    assert seq.frame_indices.tolist() == [0, 2, 3]
+
+
+def test_colour_masks_are_read_as_grey(tmp_path: Path) -> None:
+    colour = np.repeat(person_mask()[..., None], 3, axis=2)
+    seq = read_silhouettes(write_masks(tmp_path / "090", {"001.png": colour}))
+    np.testing.assert_array_equal(seq.silhouettes[0], align(person_mask()))
+
+
+def test_a_folder_of_empty_masks_is_an_empty_silhouette(tmp_path: Path) -> None:
+    folder = write_masks(tmp_path / "090", {"001.png": np.zeros((240, 320), np.uint8)})
+    with pytest.raises(EmptySilhouette, match="not one of 1 masks"):
+        read_silhouettes(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture"], ids=["empty", "text"])
+def test_a_png_that_is_none_is_undecodable_with_its_path(tmp_path: Path, content: bytes) -> None:
+    folder = write_masks(tmp_path / "090", {"001.png": person_mask()})
+    (folder / "002.png").write_bytes(content)
+    with pytest.raises(Undecodable, match=r"002\.png"):
+        read_silhouettes(folder)
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["no png in it", "no such folder"])
+def test_a_folder_without_masks_is_undecodable(tmp_path: Path, exists: bool) -> None:
+    folder = tmp_path / "090"
+    if exists:
+        write_masks(folder, {})
+    with pytest.raises(Undecodable, match=r"no \.png in it"):
+        read_silhouettes(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.samples
+@pytest.mark.timeout(900)
+def test_the_tracks_of_vtest_are_the_ones_that_were_looked_at(vtest_clip: Path) -> None:
+    """Every track has a verdict made by eye, and no verdict says it is not a person."""
+    with VERDICTS.open(encoding="utf-8") as file:
+        verdicts = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    sequences, _ = extract(vtest_clip, VideoSettings())
+
+    def spans(rows) -> list[tuple[int, int, int]]:
+        return sorted((int(first), int(last), int(count)) for first, last, count in rows)
+
+    seen = spans(
+        (seq.frame_indices[0], seq.frame_indices[-1], len(seq.frame_indices)) for seq in sequences
+    )
+    judged = spans((v["first_frame"], v["last_frame"], v["num_frames"]) for v in verdicts)
+    assert len(seen) == len(judged)
+    # Rounding differs between processors; a track may then begin or end some frames apart.
+    np.testing.assert_allclose(seen, judged, atol=8)
+    assert sum(count >= 40 for _, _, count in seen) >= 20
+    assert {v["person"] for v in verdicts} == {"yes"}
+    assert {v["mask"] for v in verdicts} <= {"good", "fair", "bad"}

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+
+from raygait.video.detection import Detections
+from raygait.video.tracking import PersonTracker, Track
+
+
+def person(x: float, y: float = 50, height: float = 100) -> tuple[float, float, float, float]:
+    return (x, y, x + 0.4 * height, y + height)
+
+
+def detections(*corners, score: float = 0.9) -> Detections:
+    boxes_px = np.array(corners, np.float32).reshape(-1, 4)
+    return Detections(boxes_px, np.full(len(corners), score, np.float32))
+
+
+def run(frames: list[Detections], fps: float = 10, **options: float) -> list[Track]:
+    tracker = PersonTracker(**options)
+    tracker.reset(fps)
+    for index, found in enumerate(frames):
+        tracker.update(index, found)
+    return tracker.tracks()
+
+
+def test_two_people_apart_are_two_tracks_in_order_of_appearance() -> None:
+    frames = [detections(person(10 + 3 * i)) for i in range(5)]
+    frames += [detections(person(10 + 3 * i), person(400 - 3 * i)) for i in range(5, 20)]
+    tracks = run(frames)
+    assert [track.number for track in tracks] == [1, 2]
+    assert tracks[0].boxes_px[:, 0].max() < tracks[1].boxes_px[:, 0].min()
+    assert tracks[1].frame_indices[0] >= 5
+
+
+def test_a_hole_is_filled_on_the_line_between_and_has_no_score() -> None:
+    frames = [detections(person(10 + 3 * i)) for i in range(30)]
+    for missing in (14, 15, 16):
+        frames[missing] = detections()
+    (track,) = run(frames)
+    np.testing.assert_array_equal(np.diff(track.frame_indices), 1)
+    hole = np.flatnonzero(np.isnan(track.scores)) + track.frame_indices[0]
+    np.testing.assert_array_equal(hole, [14, 15, 16])
+    x0 = track.boxes_px[hole - track.frame_indices[0], 0]
+    np.testing.assert_allclose(x0, [10 + 3 * i for i in hole], atol=0.5)
+
+
+def test_a_person_away_for_longer_than_the_gap_comes_back_as_another_track() -> None:
+    seen, away = [detections(person(100))] * 10, [detections()] * 15
+    assert len(run(seen + away + seen, fps=10, max_gap_s=1.0)) == 2
+    assert len(run(seen + away + seen, fps=30, max_gap_s=1.0)) == 1
+
+
+def test_smoothing_keeps_a_steady_walk_and_calms_a_trembling_box() -> None:
+    rng = np.random.default_rng(0)
+    steady = [person(10 + 3 * i) for i in range(40)]
+    (track,) = run([detections(box) for box in steady])
+    inner = slice(5, -5)
+    truth = np.array(steady, np.float32)[track.frame_indices]
+    np.testing.assert_allclose(track.boxes_px[inner], truth[inner], atol=0.01)
+    trembling = [tuple(np.array(box) + rng.normal(0, 3, 4)) for box in steady]
+    (track,) = run([detections(box) for box in trembling])
+    before = np.array(trembling)[track.frame_indices] - truth
+    assert (track.boxes_px - truth)[inner].std() < 0.7 * before[inner].std()
+
+
+def test_weak_boxes_start_no_track_but_keep_one_alive() -> None:
+    weak = [detections(person(100 + i), score=0.25) for i in range(20)]
+    assert run(weak) == []
+    strong = [detections(person(90 + i)) for i in range(10)]
+    (track,) = run(strong + weak)
+    assert len(track) >= 27
+
+
+def test_reset_forgets_the_clip_before() -> None:
+    tracker = PersonTracker()
+    tracker.reset(10)
+    for index in range(20):
+        tracker.update(index, detections(person(10 + 3 * index)))
+    tracker.reset(10)
+    for index in range(10):
+        tracker.update(index, detections(person(300 - 3 * index)))
+    (track,) = tracker.tracks()
+    assert track.number == 1
+    assert track.frame_indices[-1] == 9
+    assert track.boxes_px[:, 0].min() > 250
+
+
+@pytest.mark.parametrize("fps", [float("nan"), 0.0], ids=["unknown", "zero"])
+def test_a_clip_without_a_frame_rate_can_be_tracked(fps: float) -> None:
+    assert len(run([detections(person(10 + 3 * i)) for i in range(10)], fps=fps)) == 1
+
+
+def test_frames_without_anybody_give_no_track() -> None:
+    assert run([detections()] * 10) == []
