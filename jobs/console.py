@@ -25,9 +25,7 @@ def run(main: Callable[[], int]) -> int:
     An error that raygait raises on purpose ends as one sentence on stderr and exit code 1; any
     other is a defect and keeps its stack trace.
     """
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("raygait").setLevel(logging.INFO)
     from raygait.errors import RaygaitError
 

@@ -18,7 +18,7 @@ _NEEDED_GB = 8
 def before_installation() -> list[str]:
     """What would stop the installation."""
     faults = []
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  # runs under whatever python is there
         faults.append(f"Python {sys.version.split()[0]} is too old: 3.11 or newer is needed")
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
         faults.append("Python has no venv module (Debian: apt-get install python3-venv)")
@@ -41,7 +41,7 @@ def after_installation() -> list[str]:
     for module in ("cv2", "av", "torch", "ray", "mlflow", "ai_edge_litert.interpreter"):
         try:
             importlib.import_module(module)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the user has to read it
+        except Exception as error:  # whatever it is, the user has to read it
             faults.append(f"cannot import {module}: {type(error).__name__}: {error}")
     return faults
 

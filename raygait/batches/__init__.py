@@ -1,1 +1,1 @@
-"""Shards -> tensors: which sequences, which frames, in which order; each a pure function of a seed."""
+"""Shards -> tensors: which sequences and frames, each a pure function of seed and step."""

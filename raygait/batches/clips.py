@@ -8,11 +8,13 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 from numpy import ndarray
 
+ClipOrder = Literal["ordered", "unordered"]
+
 
 def clip_frames(
     num_frames: int,
     length: int,
-    order: Literal["ordered", "unordered"],
+    order: ClipOrder,
     generator: np.random.Generator,
 ) -> Int64[ndarray, " t"]:
     """Frame numbers of a training clip.

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from raygait.batches.cache import FrameCache
-from raygait.batches.clips import clip_frames, cut_columns, scale_to_unit
+from raygait.batches.clips import ClipOrder, clip_frames, cut_columns, scale_to_unit
 from raygait.batches.sampler import (
     CLIP_STREAM,
     IdentitySampler,
@@ -64,7 +64,7 @@ class ClipLoader:
         num_subjects: int,
         num_sequences: int,
         clip_num_frames: int,
-        clip_order: str,
+        clip_order: ClipOrder,
         flip_ratio: float,
         height_px: int,
         width_px: int,
@@ -116,7 +116,10 @@ class ClipLoader:
                 f"high, the recipe's data.height_px is {self._height_px}"
             )
         numbers = clip_frames(
-            len(frames), self._clip_num_frames, self._clip_order, generator  # type: ignore[arg-type]
+            len(frames),
+            self._clip_num_frames,
+            self._clip_order,
+            generator,
         )
         clip = cut_columns(frames[numbers], self._width_px)
         return clip[..., ::-1] if generator.random() < self._flip_ratio else clip

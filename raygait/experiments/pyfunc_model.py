@@ -24,6 +24,7 @@ class SilhouetteEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # ml
 
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> np.ndarray:
         """Embed a batch of equally long silhouette sequences."""
+        del context, params  # MLflow passes them; the model has no options
         return self.saved.embed(np.asarray(model_input))
 
 

@@ -125,7 +125,6 @@ def _make_registered_model(client: MlflowClient, name: str) -> None:
         client.create_registered_model(name)
 
 
-
 def load(uri: str, tracking_uri: str) -> SavedModel:
     """Load a registered version into this process.
 

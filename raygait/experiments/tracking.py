@@ -19,9 +19,11 @@ from typing import Any, Literal
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_SOURCE_NAME
 
 import raygait
+from raygait.errors import RegistryError
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 # The server takes at most 1000 metrics and 100 parameters a call.
@@ -148,6 +150,21 @@ def open_run(
     run = Run(tracking_uri, experiment, created.info.run_id)
     run.log_parameters(parameters or {})
     return run
+
+
+def find_run(tracking_uri: str, run_id: str) -> Run:
+    """An existing run by its id.
+
+    Raises:
+        RegistryError: The server knows no such run.
+    """
+    client = MlflowClient(tracking_uri=tracking_uri)
+    try:
+        found = client.get_run(run_id)
+    except MlflowException as error:
+        raise RegistryError(f"{tracking_uri} has no run {run_id!r}: {error}") from error
+    experiment = client.get_experiment(found.info.experiment_id)
+    return Run(tracking_uri, experiment.name, run_id)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ A number in a table comes from a recipe here or from an ablation of one, never f
 
 from __future__ import annotations
 
+from typing import Any
+
 from raygait.errors import RecipeError
 from raygait.recipes.options import MODEL_OPTIONS
 from raygait.recipes.schema import (
@@ -16,16 +18,17 @@ from raygait.recipes.schema import (
     Recipe,
 )
 
-_GAITGL = MODEL_OPTIONS["gaitgl"]
+_GaitGL: Any = MODEL_OPTIONS["gaitgl"]  # its fields are known at run time only
 
 GAITGL_CASIAB = Recipe(
     name="gaitgl-casiab",
     source=(
-        "GaitGL, journal version: section 4.2 (P, K, Adam, 1e-4, 80k steps, 30 frames, margin 0.2), "
-        "expected Table 1: NM 98.0, BG 95.4, CL 87.3. Not printed: consecutive frames, weight decay "
-        "5e-4 and the drop to 1e-5 at 70k steps are the ICCV release's; plain cross-entropy."
+        "GaitGL, journal version: section 4.2 (P, K, Adam, 1e-4, 80k steps, 30 frames, margin "
+        "0.2), expected Table 1: NM 98.0, BG 95.4, CL 87.3. Not printed: consecutive frames, "
+        "weight decay 5e-4 and the drop to 1e-5 at 70k steps are the ICCV release's; plain "
+        "cross-entropy."
     ),
-    model=_GAITGL(),
+    model=_GaitGL(),
     data=DataOptions(split="casiab-lt"),
     batch=BatchOptions(num_subjects=8, num_sequences=16),
     optim=OptimOptions(milestones=(70_000,)),
@@ -35,7 +38,7 @@ GAITGL_CASIAB = Recipe(
 GAITGL_DEMO = Recipe(
     name="gaitgl-demo",
     source="A narrow GaitGL for two CPU cores and synthetic walkers; no paper prints it.",
-    model=_GAITGL(channels=(16, 32, 32)),
+    model=_GaitGL(channels=(16, 32, 32)),
     data=DataOptions(split="first:36"),
     clip=ClipOptions(num_frames=15),
     batch=BatchOptions(num_subjects=8, num_sequences=4),

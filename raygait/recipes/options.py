@@ -34,7 +34,9 @@ class ModelOptions(pydantic.BaseModel):
 
     def switches(self) -> dict[str, Any]:
         """Keyword arguments for the model's constructor."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name != "architecture"}
+        return {
+            name: getattr(self, name) for name in type(self).model_fields if name != "architecture"
+        }
 
 
 def options_of(architecture: str, model: type[nn.Module]) -> type[ModelOptions]:
@@ -58,7 +60,9 @@ def options_of(architecture: str, model: type[nn.Module]) -> type[ModelOptions]:
         if name in _GIVEN_BY_THE_RUN:
             continue
         if parameter.default is inspect.Parameter.empty or name not in hints:
-            raise TypeError(f"{model.__name__}({name}): an option needs an annotation and a default")
+            raise TypeError(
+                f"{model.__name__}({name}): an option needs an annotation and a default"
+            )
         fields[name] = (
             hints[name],
             pydantic.Field(default=parameter.default, description=described.get(name, "")),

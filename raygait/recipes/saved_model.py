@@ -25,7 +25,7 @@ from torch import nn
 
 import raygait
 from raygait.batches.clips import cut_columns, scale_to_unit
-from raygait.errors import RegistryError, ModelInputError, RecipeError
+from raygait.errors import ModelInputError, RecipeError, RegistryError
 from raygait.recipes.schema import Recipe, build_model, from_json
 
 FORMAT_VERSION = 1

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import ConfigDict, Field, SerializeAsAny
-
 from torch import nn
 
 from raygait.errors import RecipeError

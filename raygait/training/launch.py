@@ -18,6 +18,7 @@ import ray.train.torch
 from raygait.errors import TrainingError
 from raygait.experiments.tracking import Run
 from raygait.recipes.schema import Recipe, from_json
+from raygait.shards import reader
 from raygait.training.checkpoint import differences
 from raygait.training.loop import train_worker
 
@@ -66,12 +67,15 @@ def train(
         report_every_steps: Steps between reports of metrics.
 
     Raises:
+        ShardError: The shards are not there, or not finished.
         TrainingError: The cluster is too small, the name belongs to another recipe, or the run
             failed; the message holds the worker's own error.
     """
+    # Everything that can be known to be wrong is said before anything is written.
+    reader.list_shards(shards)
+    _check_resources(num_workers, num_threads, use_gpu=use_gpu)
     folder = out.absolute() / name
     _claim(folder, recipe)
-    _check_resources(num_workers, num_threads, use_gpu=use_gpu)
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={
@@ -115,7 +119,9 @@ class _HistoryWriter(ray.train.UserCallback):  # type: ignore[misc]  # ray is un
         self._path = path
         self._run = run
 
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
         del run_context, checkpoint
         path = Path(self._path)
         last = max((point["step"] for point in read_history(path)), default=0)

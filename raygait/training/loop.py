@@ -10,7 +10,7 @@ import math
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +86,7 @@ def train_worker(settings: dict[str, Any]) -> None:
             {
                 "step": batch.step + 1,
                 **measured,
-                "learning_rate": scheduler.get_last_lr()[0],
+                "learning_rate": float(scheduler.get_last_lr()[0]),
                 "step_seconds": ended - started,
                 "wait_seconds": started - waiting_since,
             }
@@ -118,6 +118,14 @@ def train_worker(settings: dict[str, Any]) -> None:
             ray.train.report({"step": done, "history": history})
             history = []
         waiting_since = time.perf_counter()
+
+
+@runtime_checkable
+class DrawsMasks(Protocol):
+    """A network whose training draws random masks."""
+
+    def set_mask_seed(self, seed: int) -> None:
+        """Decide the masks of the next forward pass."""
 
 
 class BatchLoss:
@@ -172,14 +180,14 @@ def train_step(
             f"lower optim.learning_rate or look at the clips of this step"
         )
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     optimiser.step()
     return values
 
 
 def draw_masks(network: nn.Module, seed: int, step: int) -> None:
     """Seed a step's random masks, for the models that draw any: equal on all workers."""
-    if hasattr(network, "set_mask_seed"):
+    if isinstance(network, DrawsMasks):
         network.set_mask_seed(int(step_generator(seed, MASK_STREAM, step).integers(2**62)))
 
 

@@ -27,6 +27,8 @@ from raygait.recipes.schema import Recipe, from_dict, with_overrides
 from raygait.training.launch import train
 
 _CELL_TAG = "raygait.cell"
+# Tune refuses a trial that asks for nothing; a byte of memory is as near as it goes.
+_NEXT_TO_NOTHING = {"CPU": 0, "memory": 1}
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def run_grid(
     num_workers: int = 1,
     num_threads: int = 1,
     use_gpu: bool = False,
+    max_failures: int = 2,
 ) -> GridResult:
     """Train and score every combination of the grid's values.
 
@@ -112,6 +115,7 @@ def run_grid(
         num_workers: Workers of each cell's training run.
         num_threads: Threads and logical CPUs a worker.
         use_gpu: One GPU a worker.
+        max_failures: Times a cell's lost worker is replaced before the cell fails.
 
     Raises:
         RecipeError: A path does not exist or a value does not fit; nothing has run then.
@@ -136,10 +140,11 @@ def run_grid(
         "num_workers": num_workers,
         "num_threads": num_threads,
         "use_gpu": use_gpu,
+        "max_failures": max_failures,
     }
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(
-            ray.tune.with_parameters(_run_cell, settings=settings), {"CPU": 0}
+            ray.tune.with_parameters(_run_cell, settings=settings), _NEXT_TO_NOTHING
         ),
         param_space={"overrides": ray.tune.grid_search(combinations)},
         tune_config=ray.tune.TuneConfig(
@@ -189,6 +194,7 @@ def _run_cell(config: dict[str, Any], settings: dict[str, Any]) -> None:
                 num_workers=settings["num_workers"],
                 num_threads=settings["num_threads"],
                 use_gpu=settings["use_gpu"],
+                max_failures=settings["max_failures"],
                 run=run,
             )
             scores = score_model(result.checkpoint, Path(settings["shards"]))
@@ -196,9 +202,7 @@ def _run_cell(config: dict[str, Any], settings: dict[str, Any]) -> None:
     except RaygaitError as error:
         ray.tune.report({"error": str(error), "run_id": run.run_id})
         return
-    ray.tune.report(
-        {"scores": scores, "checkpoint": str(result.checkpoint), "run_id": run.run_id}
-    )
+    ray.tune.report({"scores": scores, "checkpoint": str(result.checkpoint), "run_id": run.run_id})
 
 
 def _child(parent: Run, overrides: Mapping[str, Any], recipe: Recipe) -> Run:
@@ -236,7 +240,7 @@ def _name(overrides: Mapping[str, Any]) -> str:
 def _places(num_workers: int, num_threads: int, *, use_gpu: bool) -> int:
     """How many cells the cluster trains at once."""
     have = ray.cluster_resources()
-    places = have.get("CPU", 0) / (num_workers * num_threads)
+    places: float = have.get("CPU", 0) / (num_workers * num_threads)
     if use_gpu:
         places = min(places, have.get("GPU", 0) / num_workers)
     if places < 1:

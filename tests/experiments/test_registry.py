@@ -101,7 +101,9 @@ def test_the_alias_moves_to_the_next_version(uri: str, model, version) -> None:
     assert found.tags["input"] == "64x44"
 
 
-@pytest.mark.parametrize("name", ["models:/nobody@champion", "models:/gait@nobody", "models:/gait/9"])
+@pytest.mark.parametrize(
+    "name", ["models:/nobody@champion", "models:/gait@nobody", "models:/gait/9"]
+)
 def test_a_version_that_is_not_there_is_an_error_that_names_it(uri: str, version, name) -> None:
     with pytest.raises(RegistryError, match=name):
         registry.load(name, uri)

@@ -79,7 +79,7 @@ def test_weights_of_another_shape_are_refused_by_name(saved) -> None:
     weights[name] = torch.zeros(3)
     weights["extra.weight"] = torch.zeros(1)
     safetensors.torch.save_file(weights, folder / "model.safetensors")
-    with pytest.raises(RegistryError, match="unknown extra.weight") as caught:
+    with pytest.raises(RegistryError, match=r"unknown extra\.weight") as caught:
         load_model(folder)
     assert name in str(caught.value)
 

@@ -38,7 +38,9 @@ def test_an_override_changes_its_path_and_leaves_the_original_alone() -> None:
     [
         pytest.param({"model.drop_ration": 0.5}, "model.drop_ratio", id="typo names the near path"),
         pytest.param({"optim.learning_rate": -1}, "optim.learning_rate", id="out of range"),
-        pytest.param({"model.mask_strategy": "stripes"}, "model.mask_strategy", id="no such choice"),
+        pytest.param(
+            {"model.mask_strategy": "stripes"}, "model.mask_strategy", id="no such choice"
+        ),
         pytest.param({"batch.num_subjects": "many"}, "batch.num_subjects", id="not a number"),
         pytest.param({"model": 3}, "model.", id="a section is not an option"),
     ],

@@ -1,0 +1,114 @@
+r"""Train and score every combination of some recipe options, and print the best.
+
+    python jobs/tune.py gaitgl-demo --shards DIR --grid model.drop_ratio=0.1,0.3 \
+        --grid optim.learning_rate=1e-3,3e-3 --num-workers 2
+
+Each --grid is a dotted path of the recipe and its values, in JSON where a value is a list:
+--grid 'model.channels=[8,16,16],[16,32,32]'. One MLflow run holds the grid, one child run each
+combination. The same --run-name again does only what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jobs.console as console
+from raygait import ray_session
+from raygait.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train and score every combination of some recipe options, and print the best."""
+
+    recipe: tyro.conf.Positional[str]
+    """Name of the recipe that all combinations start from."""
+    shards: Path
+    """Folder of shards, readable under this path by every node."""
+    grid: Annotated[list[str], tyro.conf.arg(metavar="PATH=VALUE,VALUE"), tyro.conf.UseAppendAction]
+    """A dotted path and its values; give it once a path."""
+    set: Annotated[list[str], tyro.conf.arg(metavar="PATH=VALUE"), tyro.conf.UseAppendAction]
+    """A dotted path and the value that all combinations share."""
+    out: Path = Path("runs")
+    """Folder of runs, on storage that all nodes share."""
+    run_name: str = "grid"
+    """Name of the grid."""
+    metric: str = "NM"
+    """Probe set whose mean rank-1 decides."""
+    num_workers: int = 1
+    """Workers of each training run."""
+    num_threads: int = 1
+    """Threads and logical CPUs a worker."""
+    use_gpu: bool = False
+    """One GPU a worker."""
+    tracking_uri: str = ""
+    """MLflow server or store; MLFLOW_TRACKING_URI, or sqlite:///mlflow.db here."""
+    experiment: str = "raygait"
+    """MLflow experiment."""
+    address: str | None = None
+    """Ray cluster to use; a local one if left out and none is named in the environment."""
+
+
+def main() -> int:
+    """Parse, run the grid, print a line a combination."""
+    options = tyro.cli(Options, prog="tune.py", description=__doc__)
+    # Imported late: torch, Ray and MLflow take seconds that --help need not wait for.
+    from raygait.experiments import tracking
+    from raygait.recipes import named
+    from raygait.recipes.schema import with_overrides
+    from raygait.tuning.grid import run_grid
+
+    shared = {path: values[0] for path, values in map(parse_values, options.set)}
+    recipe = with_overrides(named.recipe(options.recipe), shared)
+    grid = dict(map(parse_values, options.grid))
+    parent = tracking.open_run(
+        tracking.prepare(options.tracking_uri),
+        options.experiment,
+        options.run_name,
+        parameters={"recipe": recipe.name, **{f"grid.{path}": v for path, v in grid.items()}},
+    )
+    with ray_session.start(address=options.address), tracking.closing(parent):
+        result = run_grid(
+            recipe,
+            grid,
+            options.shards,
+            options.out,
+            name=options.run_name,
+            parent=parent,
+            metric=options.metric,
+            num_workers=options.num_workers,
+            num_threads=options.num_threads,
+            use_gpu=options.use_gpu,
+        )
+    folder = options.out / options.run_name
+    (folder / "grid.txt").write_text(result.to_text() + "\n")
+    print(result.to_text())
+    print(f"best: {json.dumps(result.best.overrides)} in {result.best.checkpoint}")
+    return 0
+
+
+def parse_values(text: str) -> tuple[str, list[Any]]:
+    """`path=1,2` -> ("path", [1, 2]); values are JSON, and plain words are strings.
+
+    Raises:
+        RecipeError: No `=` or no value.
+    """
+    path, equals, values = text.partition("=")
+    if not (path and equals and values):
+        raise RecipeError(f"expected PATH=VALUE or PATH=VALUE,VALUE, got {text!r}")
+    try:
+        return path, list(json.loads(f"[{values}]"))
+    except json.JSONDecodeError:
+        return path, values.split(",")
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(main))

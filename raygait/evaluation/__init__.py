@@ -1,0 +1,1 @@
+"""Embeddings, distances, ranking, and the protocols' tables."""

@@ -1,0 +1,90 @@
+"""A folder of clips: which files count, when a path says who walks, where links may lead."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from raygait.datasets import DATASETS, videos
+from raygait.errors import DatasetError
+from raygait.sequences import GaitSequence
+
+
+def clip(root: Path, path: str) -> Path:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_bytes(b"")
+    return root / path
+
+
+def test_three_levels_say_who_walks(tmp_path: Path) -> None:
+    clip(tmp_path, "001/nm-01/090.mp4")
+    assert videos.index(tmp_path, dataset="street") == [
+        GaitSequence("street", "001", "nm-01", "090", "001/nm-01/090.mp4", "video")
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", ["a.mp4", "one/a.mp4", "1/2/3/a.mp4"], ids=["flat", "two levels", "four levels"]
+)
+def test_any_other_depth_leaves_it_open(path: str, tmp_path: Path) -> None:
+    clip(tmp_path, path)
+    assert videos.index(tmp_path) == [GaitSequence("videos", "", "", "", path, "video")]
+
+
+def test_clips_are_sorted_by_path_and_other_files_left_out(tmp_path: Path) -> None:
+    for path in ("z.AVI", "b/y.mkv", "a.MoV", "b/notes.txt", "b/frame.png", ".hidden/x.mp4"):
+        clip(tmp_path, path)
+    clip(tmp_path, "b/._y.mkv")  # what macOS leaves beside a file
+    found = [s.source for s in DATASETS["videos"](tmp_path, dataset="v")]
+    assert found == ["a.MoV", "b/y.mkv", "z.AVI"]
+
+
+def test_a_text_file_named_as_a_clip_is_listed_so_that_it_is_rejected_by_name(
+    tmp_path: Path,
+) -> None:
+    clip(tmp_path, "broken.mp4").write_text("not a video")
+    assert [s.source for s in videos.index(tmp_path)] == ["broken.mp4"]
+
+
+def test_links_out_of_the_root_are_not_followed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "root"
+    outside = clip(tmp_path, "outside/secret.mp4")
+    inside = clip(root, "inside.mp4")
+    (root / "out.mp4").symlink_to(outside)
+    (root / "relative.mp4").symlink_to("../outside/secret.mp4")
+    (root / "folder").symlink_to(outside.parent)
+    (root / "again.mp4").symlink_to(inside)
+    (root / "dangling.mp4").symlink_to(root / "gone.mp4")
+    (root / "circle").symlink_to(root)
+    with caplog.at_level(logging.WARNING):
+        found = [s.source for s in videos.index(root)]
+    assert found == ["again.mp4", "inside.mp4"]
+    said = sorted(Path(record.getMessage().split(":")[0]).name for record in caplog.records)
+    assert said == ["circle", "dangling.mp4", "folder", "out.mp4", "relative.mp4"]
+
+
+def test_a_root_that_is_itself_a_link_is_followed(tmp_path: Path) -> None:
+    clip(tmp_path, "real/a.mp4")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real/b.mp4").symlink_to("a.mp4")
+    assert [s.source for s in videos.index(tmp_path / "link")] == ["a.mp4", "b.mp4"]
+
+
+def test_a_folder_named_as_a_clip_is_looked_into(tmp_path: Path) -> None:
+    clip(tmp_path, "odd.mp4/a.mp4")
+    assert [s.source for s in videos.index(tmp_path)] == ["odd.mp4/a.mp4"]
+
+
+@pytest.mark.parametrize("root", ["gone", "file.mp4"])
+def test_a_root_that_is_no_folder_is_an_error(root: str, tmp_path: Path) -> None:
+    clip(tmp_path, "file.mp4")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        videos.index(tmp_path / root)
+
+
+def test_a_root_without_a_clip_is_an_error_that_says_what_was_looked_for(tmp_path: Path) -> None:
+    clip(tmp_path, "notes.txt")
+    with pytest.raises(DatasetError, match=r"no clip in it; expected files ending in .*\.mp4"):
+        videos.index(tmp_path)

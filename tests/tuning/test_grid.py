@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import pytest
+
+from raygait.errors import RecipeError, TrainingError
+from raygait.experiments import tracking
+from raygait.recipes import named
+from raygait.recipes.schema import Recipe, with_overrides
+from raygait.tuning.grid import Cell, GridResult, run_grid
+
+
+def _recipe() -> Recipe:
+    return with_overrides(
+        named.recipe("gaitgl-demo"),
+        {
+            "model.channels": [4, 8, 8],
+            "data.split": "first:4",
+            "clip.num_frames": 9,
+            "batch.num_subjects": 4,
+            "batch.num_sequences": 2,
+            "num_steps": 2,
+            "checkpoint_every_steps": 2,
+        },
+    )
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(420)
+def test_a_grid_trains_every_cell_under_one_parent_run_and_names_the_best(
+    walker_shards: Path, tmp_path: Path
+) -> None:
+    uri = tracking.prepare(f"sqlite:///{tmp_path}/mlflow.db")
+    parent = tracking.open_run(uri, "tests", "grid")
+    grid = {"model.drop_ratio": [0.1, 0.5], "optim.learning_rate": [1e-3, 1e30]}
+    with tracking.closing(parent):
+        result = run_grid(
+            _recipe(),
+            grid,
+            walker_shards,
+            tmp_path / "runs",
+            name="grid",
+            parent=parent,
+            max_failures=0,
+        )
+
+    assert [cell.overrides for cell in result.cells] == [
+        {"model.drop_ratio": 0.1, "optim.learning_rate": 1e-3},
+        {"model.drop_ratio": 0.1, "optim.learning_rate": 1e30},
+        {"model.drop_ratio": 0.5, "optim.learning_rate": 1e-3},
+        {"model.drop_ratio": 0.5, "optim.learning_rate": 1e30},
+    ]
+    # A rate of 1e30 cannot train; its cells fail with the reason and the others are done.
+    failed = [cell for cell in result.cells if cell.overrides["optim.learning_rate"] == 1e30]
+    assert all("loss is" in cell.error for cell in failed)
+    assert result.best.overrides["optim.learning_rate"] == 1e-3
+    assert 0 <= result.best.scores["NM"] <= 100
+
+    client = parent.client()
+    experiment = client.get_experiment_by_name("tests")
+    children = client.search_runs(
+        [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.run_id}'"
+    )
+    assert {child.info.run_id for child in children} == {cell.run_id for cell in result.cells}
+    statuses = {child.info.run_id: child.info.status for child in children}
+    for cell in result.cells:
+        assert statuses[cell.run_id] == ("FAILED" if cell.error else "FINISHED")
+    stored = client.get_run(result.best.run_id).data
+    assert stored.metrics["rank1_NM"] == pytest.approx(result.best.scores["NM"])
+    assert stored.params["optim.learning_rate"] == "0.001"
+    best = client.get_run(parent.run_id).data.tags["raygait.best_run"]
+    assert best == result.best.run_id
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("grid", "reason"),
+    [
+        pytest.param({}, "at least one path", id="empty grid"),
+        pytest.param({"model.drop_ratio": []}, "at least one path", id="path without values"),
+        pytest.param({"model.drop": [1]}, "no option 'model.drop'", id="typo"),
+        pytest.param({"model.drop_ratio": [0.1, "x"]}, r"model\.drop_ratio", id="bad value"),
+    ],
+)
+def test_a_grid_that_cannot_run_is_refused_before_anything_runs(
+    walker_shards: Path, tmp_path: Path, grid: dict, reason: str
+) -> None:
+    parent = tracking.Run("sqlite://", "tests", "none")
+    with pytest.raises(RecipeError, match=reason):
+        run_grid(_recipe(), grid, walker_shards, tmp_path, name="grid", parent=parent)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.ray
+def test_a_cell_that_fits_nowhere_is_an_error_and_not_a_wait(
+    walker_shards: Path, tmp_path: Path
+) -> None:
+    parent = tracking.Run("sqlite://", "tests", "none")
+    with pytest.raises(TrainingError, match="needs 64 workers of 2 CPUs, the cluster has 4"):
+        run_grid(
+            _recipe(),
+            {"model.drop_ratio": [0.1]},
+            walker_shards,
+            tmp_path,
+            name="grid",
+            parent=parent,
+            num_workers=64,
+            num_threads=2,
+        )
+
+
+def test_the_table_marks_the_best_cell_and_gives_the_reason_of_a_failed_one() -> None:
+    result = GridResult(
+        "NM",
+        [
+            Cell({"a": 1}, {"NM": 40.0}, "x", "1"),
+            Cell({"a": 2}, {"NM": 60.0}, "y", "2"),
+            Cell({"a": 3}, {}, "", "3", error="loss is nan"),
+        ],
+    )
+    lines = result.to_text().splitlines()
+    assert lines[1].startswith("* a=2")
+    assert "60.0" in lines[1]
+    assert lines[2].endswith("loss is nan")
+    assert [line[0] for line in lines] == [" ", "*", " "]
+    with pytest.raises(TrainingError, match="every cell"):
+        _ = GridResult("NM", [Cell({"a": 3}, {}, "", "3", error="lost")]).best
