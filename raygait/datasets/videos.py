@@ -1,0 +1,76 @@
+"""A folder of clips, nested as its owner likes; labelled when the layout says who walks."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path, PurePosixPath
+
+from raygait.errors import DatasetError
+from raygait.sequences import GaitSequence
+
+logger = logging.getLogger(__name__)
+
+# What FFmpeg reads and cameras, phones and data sets write; case does not matter.
+EXTENSIONS = frozenset(
+    (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+)
+
+
+def index(root: Path | str, *, dataset: str = "videos") -> list[GaitSequence]:
+    """Every clip below the root, sorted by path.
+
+    A clip at exactly `SUBJECT/CONDITION/VIEW.ext` carries these three labels; any other clip
+    carries none. Whether a file is really a video is found out when it is decoded.
+
+    Not looked at: files with other extensions, and names that begin with a dot. Links are followed
+    only to files that lie below the root too; any other link, to a folder or out of the root, is
+    left out and named in the log.
+
+    Args:
+        root: Folder of clips.
+        dataset: Name that the sequences get.
+
+    Raises:
+        DatasetError: The root or a folder in it cannot be read, or holds no clip.
+    """
+    root = Path(root)
+    sources: list[str] = []
+    num_other = 0
+    for folder, folders, files in os.walk(root, onerror=_cannot_be_read):
+        for name in list(folders):
+            path = Path(folder, name)
+            if name.startswith("."):
+                folders.remove(name)
+            elif path.is_symlink():
+                folders.remove(name)
+                logger.warning("%s: a link to a folder is not followed, left out", path)
+        for name in files:
+            path = Path(folder, name)
+            if name.startswith(".") or path.suffix.lower() not in EXTENSIONS:
+                num_other += 1
+            elif path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+                logger.warning("%s: a link out of %s is not followed, left out", path, root)
+            elif not path.is_file():
+                logger.warning("%s: neither a file nor a link to one, left out", path)
+            else:
+                sources.append(path.relative_to(root).as_posix())
+    if num_other:
+        logger.info("%s: %d files are no clips by their names, left out", root, num_other)
+    if not sources:
+        raise DatasetError(
+            f"{root}: no clip in it; expected files ending in {' '.join(sorted(EXTENSIONS))}"
+        )
+    return [_sequence(dataset, source) for source in sorted(sources)]
+
+
+def _sequence(dataset: str, source: str) -> GaitSequence:
+    path = PurePosixPath(source)
+    if len(path.parts) == 3:
+        subject, condition, _ = path.parts
+        return GaitSequence(dataset, subject, condition, path.stem, source, "video")
+    return GaitSequence(dataset, "", "", "", source, "video")
+
+
+def _cannot_be_read(error: OSError) -> None:
+    raise DatasetError(f"{error.filename}: cannot be read: {error.strerror}") from error

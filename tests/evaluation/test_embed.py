@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raygait.errors import DatasetError
+from raygait.evaluation.benchmark import TRAINED, metrics_of, run_benchmark
+from raygait.evaluation.embed import embed
+from raygait.recipes import named
+from raygait.recipes.saved_model import SavedModel, initial_model, save_model
+from raygait.recipes.schema import with_overrides
+from raygait.shards import codec, reader
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[SavedModel, Path]:
+    recipe = with_overrides(
+        named.recipe("gaitgl-demo"), {"model.channels": [4, 8, 8], "data.split": "first:4"}
+    )
+    folder = tmp_path_factory.mktemp("model")
+    saved = initial_model(recipe, ["001", "002", "003", "004"])
+    save_model(folder, saved.network, recipe, saved.subjects, step=0)
+    return saved, folder
+
+
+def test_rows_embed_as_they_do_one_by_one_with_every_frame(walker_shards: Path, model) -> None:
+    saved, folder = model
+    embeddings = embed(walker_shards, folder, num_workers=2)
+    rows = reader.read_rows(walker_shards, columns=["sequence_id", "silhouettes"]).to_pylist()
+    assert embeddings.sequence_ids == sorted(row["sequence_id"] for row in rows)
+    by_id = {row["sequence_id"]: codec.decode_silhouettes(row["silhouettes"]) for row in rows}
+    for number in range(0, len(embeddings), 7):
+        alone = saved.embed(by_id[embeddings.sequence_ids[number]][None])[0]
+        np.testing.assert_allclose(embeddings.values[number], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_the_number_of_workers_changes_nothing(walker_shards, model, num_workers: int) -> None:
+    two = embed(walker_shards, model[1], num_workers=2)
+    other = embed(walker_shards, model[1], num_workers=num_workers)
+    assert other.sequence_ids == two.sequence_ids
+    np.testing.assert_array_equal(other.values, two.values)
+
+
+def test_only_the_wanted_subjects_are_embedded(walker_shards: Path, model) -> None:
+    embeddings = embed(walker_shards, model[1], subjects=["005", "002"], num_workers=0)
+    assert set(embeddings.subjects) == {"005", "002"}
+
+
+def test_nothing_to_embed_is_an_error(walker_shards: Path, model) -> None:
+    with pytest.raises(DatasetError, match="no sequence to embed"):
+        embed(walker_shards, model[1], subjects=["nobody"], num_workers=0)
+
+
+def test_a_benchmark_scores_the_test_subjects_beside_three_rows_for_scale(
+    walker_shards: Path, model, tmp_path: Path
+) -> None:
+    result = run_benchmark(model[1], walker_shards, scratch=tmp_path, num_workers=0)
+    assert (result.protocol, result.split, result.num_subjects) == ("casiab", "first:4", 2)
+    assert list(result.rows) == ["trained", "untrained", "GEI"]
+    # Two subjects with as many gallery walks each: a guess is right half of the time.
+    assert result.chance["NM"] == pytest.approx(50)
+    # This model has not been trained, so the two rows are one network.
+    assert result.rows["trained"].means == result.rows["untrained"].means
+    text = result.to_text()
+    for word in ("casiab", "first:4", "untrained", "GEI", "chance"):
+        assert word in text
+
+
+def test_metrics_carry_the_protocols_name(walker_shards: Path, model) -> None:
+    result = run_benchmark(model[1], walker_shards, num_workers=0)
+    metrics = metrics_of(result.to_dict())
+    assert metrics["casiab/NM/rank1"] == pytest.approx(result.rows[TRAINED].means["NM"], abs=1e-3)
+    assert metrics["casiab/NM/rank1-chance"] == pytest.approx(50)
+    assert all(name.startswith("casiab/") for name in metrics)
