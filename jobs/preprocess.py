@@ -43,7 +43,8 @@ class Options:
     dataset_name: str = ""
     """Name that the rows carry; that of the layout if left out."""
     num_workers: int | None = None
-    """Processes that read and encode; one a CPU of the cluster if left out."""
+    """Processes that read and encode, and for clips as many that find people; one a CPU of the
+    cluster if left out."""
     max_reject_share: float = 0.5
     """Share of sources without any row, 0..1, above which the exit code is 1."""
     overwrite: bool = False

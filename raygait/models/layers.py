@@ -1,0 +1,255 @@
+"""Blocks that several papers share, and the check every model makes of its input.
+
+Dimensions: `n` clips, `c` channels, `t` frames, `h w` pixels, `p` parts, `d` features.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from raygait.errors import ModelInputError
+
+SpatialMapping = Literal["gem", "max", "avg", "both"]
+
+
+def channels_last(frames: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c t h w"]:
+    """Store the channels of a pixel side by side, on the CPU.
+
+    3-D convolutions and all that follows them keep the order they are given. In this one a
+    training step of GaitGL takes a sixth less time; the weights stay as they are. The shape and
+    the values do not change.
+
+    Args:
+        frames: Clips on any device. Only those on the CPU are reordered.
+
+    Returns:
+        The same clips.
+    """
+    if frames.device.type != "cpu":
+        return frames
+    if frames.shape[1] == 1:
+        # One channel is in both orders at once, and `contiguous` would leave its strides alone.
+        return frames.squeeze(1).contiguous().unsqueeze(-1).permute(0, 4, 1, 2, 3)
+    return frames.contiguous(memory_format=torch.channels_last_3d)
+
+
+class Convolution3d(nn.Conv3d):
+    """A 3-D convolution without bias that may be given clips in any memory order.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel: Extent in frames, rows and columns.
+        stride: Step in frames, rows and columns.
+        padding: Zeros before and after, in frames, rows and columns.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: tuple[int, int, int],
+        *,
+        stride: tuple[int, int, int] = (1, 1, 1),
+        padding: tuple[int, int, int] = (0, 0, 0),
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride, padding, bias=False)
+
+    def forward(self, features: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n d s r v"]:
+        """Convolve."""
+        # The gradient of a weight takes the order of the clips, and where a dimension has size 1
+        # autograd does not put it back: DDP warns that it does not fit the bucket. Going through
+        # a flat view restores the weight's own strides.
+        weight = self.weight.flatten().view_as(self.weight)
+        return F.conv3d(features, weight, None, self.stride, self.padding)
+
+
+def temporal_max(features: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c h w"]:
+    """Keep the largest value over all frames (GaitGL Eq. 7), so that any length gives one map.
+
+    Args:
+        features: Feature maps of whole clips. Clips that were padded in time must not come here:
+            a padded frame could win.
+
+    Returns:
+        One map per clip and channel.
+    """
+    # Not amax: its gradient is shared among ties at the cost of two more passes over the clip,
+    # and ties are frequent only where both values come from background.
+    return features.max(dim=2).values
+
+
+class GeneralizedMean(nn.Module):
+    """Generalised-mean (GeM) pooling over the last dimension with one learnable power.
+
+    `(mean(x^p))^(1/p)`, GaitGL Eq. 10: the mean at `p = 1`, towards the maximum as `p` grows.
+
+    Args:
+        power: Initial `p` of the equation, > 0. A higher one starts closer to max pooling.
+        floor: Smallest value that takes part, > 0. Activations may be negative or zero, where a
+            real power and its gradient do not exist; anything below the floor counts as the floor.
+
+    Raises:
+        ValueError: `power` or `floor` is not positive.
+    """
+
+    def __init__(self, power: float = 6.5, *, floor: float = 1e-6) -> None:
+        super().__init__()
+        if power <= 0 or floor <= 0:
+            raise ValueError(f"power ({power}) and floor ({floor}) must be positive")
+        self.floor = floor
+        self.power = nn.Parameter(torch.tensor(float(power)))
+
+    def forward(self, features: Float[Tensor, "*rows w"]) -> Float[Tensor, "*rows"]:
+        """Pool `w` values to one; half-precision input is pooled in float32."""
+        if features.dtype in (torch.float16, torch.bfloat16):
+            features = features.float()
+        features = features.clamp(min=self.floor)
+        # x^6.5 of the floor is below what float32 can hold, and 0^(1/p) has no finite gradient.
+        # Taking the row's largest value out of the mean changes nothing in the equation and keeps
+        # every intermediate in 1/w .. 1; as a constant it drops out of the gradient too.
+        largest = features.detach().amax(dim=-1, keepdim=True)
+        mean = (features / largest).pow(self.power).mean(dim=-1)
+        return largest.squeeze(-1) * mean.pow(1.0 / self.power)
+
+
+class PartPooling(nn.Module):
+    """Cut a map into horizontal parts of equal height and pool each to one vector.
+
+    GaitGL Eq. 8-10, where a part is one row; GaitSet's horizontal mapping, where it is several.
+
+    Args:
+        num_parts: Number of parts, top to bottom. Must divide the height of the map.
+        mapping: `max`, `avg`, `both` (their sum, Eq. 8 with alpha = beta = 1) or `gem`.
+        gem_power: Initial power of `gem`; unused otherwise.
+
+    Raises:
+        ValueError: `mapping` is not one of the four, or a number is out of range.
+    """
+
+    def __init__(
+        self, num_parts: int, mapping: SpatialMapping = "gem", *, gem_power: float = 6.5
+    ) -> None:
+        super().__init__()
+        if num_parts < 1:
+            raise ValueError(f"num_parts ({num_parts}) must be at least 1")
+        if mapping not in ("gem", "max", "avg", "both"):
+            raise ValueError(f"mapping ({mapping!r}) must be 'gem', 'max', 'avg' or 'both'")
+        self.num_parts = num_parts
+        self.mapping = mapping
+        self.generalized_mean = GeneralizedMean(gem_power) if mapping == "gem" else None
+
+    def forward(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n p c"]:
+        """Pool each part.
+
+        Raises:
+            ModelInputError: The height cannot be cut into `num_parts` equal parts.
+        """
+        height = features.shape[2]
+        if height % self.num_parts:
+            raise ModelInputError(
+                f"part pooling: got a map of {height} rows, expected a multiple of "
+                f"{self.num_parts} (num_parts)"
+            )
+        num_clips, channels = features.shape[:2]
+        # reshape, not view: the map may be stored channels-last.
+        parts = features.reshape(num_clips, channels, self.num_parts, -1).transpose(1, 2)
+        if self.generalized_mean is not None:
+            pooled: Tensor = self.generalized_mean(parts)
+        elif self.mapping == "max":
+            pooled = parts.amax(dim=-1)
+        elif self.mapping == "avg":
+            pooled = parts.mean(dim=-1)
+        else:
+            pooled = parts.amax(dim=-1) + parts.mean(dim=-1)
+        return pooled
+
+
+class SeparateLinear(nn.Module):
+    """One fully connected layer per part, without bias (GaitGL Eq. 11; GaitSet's separate FC).
+
+    Args:
+        num_parts: Number of parts, each with weights of its own.
+        in_features: Length of a part's vector.
+        out_features: Length of its result.
+        gain: Factor on the Xavier-uniform initial weights. Near 0 all results start out alike.
+    """
+
+    def __init__(
+        self, num_parts: int, in_features: int, out_features: int, *, gain: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_parts, in_features, out_features))
+        # Part by part: over the whole tensor the initialiser would take the parts for a fan.
+        for part in self.weight:
+            nn.init.xavier_uniform_(part, gain)
+
+    def forward(self, features: Float[Tensor, "n p d"]) -> Float[Tensor, "n p k"]:
+        """Multiply each part's vectors with that part's matrix."""
+        return torch.bmm(features.transpose(0, 1), self.weight).transpose(0, 1)
+
+
+def check_frames(
+    frames: Tensor,
+    *,
+    model: str,
+    in_channels: int,
+    input_size_px: tuple[int, int],
+    min_frames: int,
+    value_range: tuple[float, float] = (0.0, 1.0),
+) -> None:
+    """Refuse a batch that the model would turn into features without complaint.
+
+    The values are looked at in one pass; on a GPU this waits for the batch to arrive.
+
+    Args:
+        frames: What was given as `[n, c, t, h, w]`.
+        model: Name of the model, for the message.
+        in_channels: The only `c` accepted.
+        input_size_px: The only `(h, w)` accepted.
+        min_frames: The smallest `t` accepted.
+        value_range: Smallest and largest value expected; 0.001 beyond is taken as rounding.
+
+    Raises:
+        ModelInputError: Rank, type, number of clips, channels, size, length or values do not fit.
+    """
+    if frames.ndim != 5:
+        raise ModelInputError(
+            f"{model}: got {frames.ndim} dimensions {tuple(frames.shape)}, expected 5: "
+            "[clips, channels, frames, height, width]"
+        )
+    num_clips, channels, num_frames, height, width = frames.shape
+    if not frames.is_floating_point():
+        raise ModelInputError(
+            f"{model}: got {frames.dtype}, expected a floating-point type with values in "
+            f"{value_range[0]:g}..{value_range[1]:g} (divide uint8 frames by 255)"
+        )
+    if num_clips == 0:
+        raise ModelInputError(f"{model}: got an empty batch, expected at least one clip")
+    if channels != in_channels:
+        raise ModelInputError(
+            f"{model}: got {channels} channels in {tuple(frames.shape)}, expected {in_channels}"
+        )
+    if (height, width) != tuple(input_size_px):
+        raise ModelInputError(
+            f"{model}: got frames of {height}x{width} px (height x width), expected "
+            f"{input_size_px[0]}x{input_size_px[1]}; resize them or build the model with "
+            "input_size_px to match"
+        )
+    if num_frames < min_frames:
+        raise ModelInputError(
+            f"{model}: got clips of {num_frames} frames, expected at least {min_frames}; "
+            "leave out shorter clips or repeat their frames before the model"
+        )
+    low, high = torch.stack(torch.aminmax(frames.detach())).tolist()
+    # Written so that NaN, which is smaller and larger than nothing, is refused as well.
+    if not (low >= value_range[0] - 1e-3 and high <= value_range[1] + 1e-3):
+        raise ModelInputError(
+            f"{model}: got values in {low:g}..{high:g}, expected finite values in "
+            f"{value_range[0]:g}..{value_range[1]:g} (divide uint8 frames by 255)"
+        )

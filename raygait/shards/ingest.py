@@ -1,0 +1,431 @@
+"""Sequences -> rows -> Parquet, on all cores of a laptop or a cluster: the Ray Data graph.
+
+    parts ─> finders (decode, detect, track) ─> builders (describe, encode, commit) ─> summaries
+             pool of actors, a detector each    pool of actors, a pose network each    to the driver
+
+A part is a handful of sources and one file. Folders of masks skip the finders. Only paths, boxes
+and summaries cross process borders; frames live and die inside a builder, one row group at a time.
+
+What a run leaves behind is a function of the sources and the settings: any number of workers, any
+order and any crash give the same rows, and a second run does only what is missing. Bad input is a
+reject with stage and reason, and never stops the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from raygait import ray_session
+from raygait.errors import SettingsMismatch, ShardError
+from raygait.sequences import GaitSequence
+from raygait.shards import reader, writer
+from raygait.shards.plan import Part, Source, choose_num_parts, look_up, plan
+from raygait.shards.schema import PartSummary
+from raygait.shards.workers import UNEXPECTED, Builder, Finder
+from raygait.video.extraction import PeopleDescriber, PeopleFinder, VideoSettings
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What a folder of shards holds after a run, and what the run did.
+
+    Attributes:
+        out: The folder.
+        num_sources: Sources that were asked for.
+        num_sources_without_rows: Those that gave no row.
+        num_rows: Rows in the folder, one a sequence.
+        num_frames: Frames of all rows.
+        size_bytes: Size of all shards.
+        num_parts_written: Parts that this run wrote.
+        num_frames_written: Frames in them.
+        num_parts_skipped: Parts that were there already.
+        num_parts_removed: Parts whose sources or settings have changed.
+        rejects: How often each (stage, reason) ended a source or a track, over the whole folder.
+        seconds: Wall time of the run.
+    """
+
+    out: Path
+    num_sources: int
+    num_sources_without_rows: int
+    num_rows: int
+    num_frames: int
+    size_bytes: int
+    num_parts_written: int
+    num_frames_written: int
+    num_parts_skipped: int
+    num_parts_removed: int
+    rejects: Mapping[tuple[str, str], int]
+    seconds: float
+
+    @property
+    def reject_share(self) -> float:
+        """Share of the sources that gave no row, 0..1."""
+        return self.num_sources_without_rows / self.num_sources
+
+    @property
+    def bytes_per_frame(self) -> float:
+        """Size of the shards over their frames; NaN without a frame."""
+        return self.size_bytes / self.num_frames if self.num_frames else math.nan
+
+    @property
+    def num_unexpected(self) -> int:
+        """Rejects that nobody foresaw."""
+        return sum(number for (_, reason), number in self.rejects.items() if reason == UNEXPECTED)
+
+    def to_text(self) -> str:
+        """A few lines for a person."""
+        rate = self.num_frames_written / self.seconds
+        lines = [
+            f"{self.out}: {self.num_rows} rows, {self.num_frames} frames from {self.num_sources} "
+            f"sources ({self.size_bytes / 1e6:.1f} MB, {self.bytes_per_frame:.0f} bytes a frame)",
+            f"parts: {self.num_parts_written} written, {self.num_parts_skipped} already there, "
+            f"{self.num_parts_removed} replaced; {self.seconds:.1f} s, {rate:.0f} frames/s",
+        ]
+        if self.rejects:
+            lines.append(
+                f"rejects (sources without any row: {self.num_sources_without_rows}, "
+                f"{self.reject_share:.1%}); see rejects/ for each:"
+            )
+            width = max(len(reason) for _, reason in self.rejects)
+            lines += [
+                f"  {stage:<10} {reason:<{width}} {number:>6}"
+                for (stage, reason), number in sorted(self.rejects.items())
+            ]
+        else:
+            lines.append("rejects: none")
+        if self.num_unexpected:
+            lines.append(
+                f"{self.num_unexpected} of them are {UNEXPECTED}: errors that raygait does not "
+                "know, likely its own; their detail names type, message and line"
+            )
+        return "\n".join(lines)
+
+
+def ingest(
+    sequences: Sequence[GaitSequence],
+    source_root: Path | str,
+    out: Path | str,
+    settings: VideoSettings | None = None,
+    *,
+    num_workers: int | None = None,
+    address: str | None = None,
+    overwrite: bool = False,
+    progress_every_s: float = 5.0,
+    no_progress_timeout_s: float = 4 * 3600,
+) -> IngestReport:
+    """Make a folder of shards hold the rows of these sequences, and of no others.
+
+    What is there already stays; what is missing is done; what belongs to sources that have changed
+    or are gone is removed once all else is there. A folder can be read when its run has finished
+    (`reader.list_shards`).
+
+    Args:
+        sequences: What to ingest, from a data set's `index`.
+        source_root: Folder that the sequences' sources are relative to; all workers see it.
+        out: Folder of shards, made if missing; all workers see it.
+        settings: What becomes of a clip; the defaults of `VideoSettings` when None.
+        num_workers: Builders, and for clips as many finders; None for one a CPU of the cluster.
+        address: Ray cluster, see `ray_session.start`; a session that is there is used. Nothing is
+            started when there is nothing to do.
+        overwrite: Whether a folder that was written with other settings or from another data set
+            may be replaced.
+        progress_every_s: Seconds between two lines of progress (logging, level INFO).
+        no_progress_timeout_s: Give up when no part was begun or ended for so long.
+
+    Raises:
+        DatasetError: No sequence, or two that claim to be the same.
+        SettingsMismatch: The folder was written with other settings; the message names them.
+        AssetError: A network's file cannot be had.
+        ShardError: Another run is writing the folder, or workers failed for good.
+    """
+    started_s = time.monotonic()
+    root, source_root = Path(out).absolute(), Path(source_root).absolute()
+    sources = look_up(sequences, source_root)
+    all_settings = _settings_by_kind(sources, settings or VideoSettings())
+    root.mkdir(parents=True, exist_ok=True)
+    with _only_run(root):
+        manifest = reader.read_manifest(root)
+        num_parts = choose_num_parts(sources)
+        if manifest is not None:
+            same = _same_settings(root, manifest.settings, all_settings, overwrite=overwrite)
+            if same:
+                num_parts = {**num_parts, **manifest.num_parts}
+        parts = plan(sources, num_parts, all_settings)
+        reader.Manifest(all_settings, num_parts, tuple(part.name for part in parts)).write(root)
+        writer.remove_leftovers(root)
+        todo = [part for part in parts if not writer.shard_path(root, part.name).is_file()]
+        done = [part for part in parts if part not in todo]
+        summaries = [reader.read_summary(writer.shard_path(root, part.name)) for part in done]
+        written: list[PartSummary] = []
+        if todo:
+            _log.info(
+                "%d sources in %d parts: %d to do, %d already there",
+                len(sources),
+                len(parts),
+                len(todo),
+                len(done),
+            )
+            with (
+                ray_session.start(address=address),
+                ray_session.stderr_without(ray_session.RESTART_NOTE),
+                _Progress(len(todo), progress_every_s) as tell,
+            ):
+                for summary in _run(
+                    todo, source_root, root, all_settings, num_workers, no_progress_timeout_s
+                ):
+                    written.append(summary)
+                    tell.add(summary)
+            _check_all_there(root, todo)
+        num_removed = _remove_replaced(root, {part.name for part in parts})
+        writer.remove_leftovers(root)  # of workers that died on the way
+    return _report(
+        root, summaries, written, num_removed=num_removed, seconds=time.monotonic() - started_s
+    )
+
+
+def _report(
+    root: Path,
+    skipped: Sequence[PartSummary],
+    written: Sequence[PartSummary],
+    *,
+    num_removed: int,
+    seconds: float,
+) -> IngestReport:
+    everything = [*skipped, *written]
+    rejects: Counter[tuple[str, str]] = Counter()
+    for summary in everything:
+        for stage, reason, number in summary.rejects:
+            rejects[stage, reason] += number
+    return IngestReport(
+        out=root,
+        num_sources=sum(summary.num_sources for summary in everything),
+        num_sources_without_rows=sum(summary.num_sources_without_rows for summary in everything),
+        num_rows=sum(summary.num_rows for summary in everything),
+        num_frames=sum(summary.num_frames for summary in everything),
+        size_bytes=sum(summary.size_bytes for summary in everything),
+        num_parts_written=len(written),
+        num_frames_written=sum(summary.num_frames for summary in written),
+        num_parts_skipped=len(skipped),
+        num_parts_removed=num_removed,
+        rejects=dict(rejects),
+        seconds=seconds,
+    )
+
+
+def _settings_by_kind(sources: Sequence[Source], video: VideoSettings) -> dict[str, object]:
+    """What decides the rows, by kind of source; and whose rows they are."""
+    kinds = {source.sequence.kind for source in sources}
+    by_kind: dict[str, object] = {
+        "datasets": sorted({source.sequence.dataset for source in sources})
+    }
+    if "silhouettes" in kinds:
+        by_kind["silhouettes"] = {"height_px": 64, "width_px": 64}
+    if "video" in kinds:
+        # `auto` depends on which files can be had here. Settled once, so that all workers, and
+        # later runs, use the same detector. A missing file is also found here, not in an actor.
+        with ray_session.stderr_without("Created TensorFlow Lite"):
+            detector = PeopleFinder(video).detector
+            PeopleDescriber(video)
+        by_kind["video"] = {**video.to_dict(), "detector": detector}
+    return by_kind
+
+
+def _same_settings(
+    root: Path, there: Mapping[str, object], asked: Mapping[str, object], *, overwrite: bool
+) -> bool:
+    """Whether a folder's settings are those asked for, as far as both speak of the same kinds."""
+    old, new = _flat(there), _flat(asked)
+    kinds = {key.partition(".")[0] for key in old} & {key.partition(".")[0] for key in new}
+    differing = sorted(
+        key
+        for key in old.keys() | new.keys()
+        if key.partition(".")[0] in kinds and old.get(key) != new.get(key)
+    )
+    if differing and not overwrite:
+        listed = "; ".join(
+            f"{key} is {old.get(key)!r} there, {new.get(key)!r} now" for key in differing
+        )
+        raise SettingsMismatch(
+            f"{root} was written with other settings: {listed}. Use another folder, or overwrite"
+        )
+    return not differing
+
+
+def _flat(settings: Mapping[str, object]) -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{key}.{name}": inner for name, inner in value.items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+@contextlib.contextmanager
+def _only_run(root: Path) -> Iterator[None]:
+    """Keep a second run out of the folder; the lock goes with the process, however it ends."""
+    with (root / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ShardError(f"{root}: another run is writing here; wait for it to end") from None
+        yield
+
+
+def _check_all_there(root: Path, parts: Iterable[Part]) -> None:
+    missing = [part.name for part in parts if not writer.shard_path(root, part.name).is_file()]
+    if missing:
+        raise ShardError(
+            f"{root}: {len(missing)} parts that workers wrote cannot be seen here, such as "
+            f"{missing[0]}: the folder must be one that all machines of the cluster share"
+        )
+
+
+def _remove_replaced(root: Path, current: set[str]) -> int:
+    there = {path.stem for path in root.glob("part-*") if path.suffix in (".parquet", ".json")}
+    for name in there - current:
+        writer.remove_part(root, name)
+    return len(there - current)
+
+
+# The graph
+
+
+def _run(
+    parts: Sequence[Part],
+    source_root: Path,
+    root: Path,
+    settings: Mapping[str, object],
+    num_workers: int | None,
+    no_progress_timeout_s: float,
+) -> Iterator[PartSummary]:
+    """Do the parts, one kind of source after the other; yield each as it is committed."""
+    import ray
+    import ray.data
+    import ray.exceptions
+    from ray.data.exceptions import ExecutionTimeoutError
+
+    ray_session.quiet_data_log()
+    num_cpus = ray.cluster_resources().get("CPU", 1.0)
+    for kind in sorted({part.kind for part in parts}):
+        # The biggest first, so that the last worker to finish is not far behind.
+        todo = sorted(
+            (part for part in parts if part.kind == kind),
+            key=lambda part: -sum(source.size_bytes for source in part.sources),
+        )
+        num_builders = min(num_workers or max(1, int(num_cpus)), len(todo))
+        # As many finders: either stage can be the slower one, and the machine shares its cores
+        # between whoever has work.
+        num_finders = num_builders if kind == "video" else 0
+        # Ray Data stalls without an error where its actors take every CPU.
+        share = max(0.5, num_cpus - 1) / (num_builders + num_finders)
+        cpus_each = max(0.01, math.floor(100 * min(1.0, share)) / 100)
+        dataset = ray.data.from_items(
+            [{"part": part.to_json()} for part in todo], override_num_blocks=len(todo)
+        )
+        if kind == "video":
+            dataset = dataset.map_batches(
+                Finder,
+                fn_constructor_args=(str(source_root), str(root), settings["video"]),
+                batch_size=1,
+                batch_format="pyarrow",
+                compute=_pool(num_finders),
+                num_cpus=cpus_each,
+            )
+        dataset = dataset.map_batches(
+            Builder,
+            fn_constructor_args=(str(source_root), str(root), kind, settings[kind]),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=_pool(num_builders),
+            num_cpus=cpus_each,
+        )
+        context = dataset.context
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.enable_auto_log_stats = False
+        context.execution_no_progress_timeout_s = no_progress_timeout_s
+        try:
+            for bundle in dataset.iter_internal_ref_bundles():
+                for table in ray.get(list(bundle.block_refs)):
+                    for row in table.to_pylist():
+                        if row["failure"] is not None:
+                            raise ShardError(
+                                f"{root}: a part cannot be written: {row['failure']}; those that "
+                                "are written stay, run it again to continue"
+                            )
+                        yield PartSummary.from_json(row["summary"], "summary of a part")
+        except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
+            raise ShardError(
+                f"{root}: workers failed for good ({error}); parts that are written stay, run it "
+                "again to continue"
+            ) from error
+
+
+def _pool(size: int) -> Any:
+    import ray.data
+
+    # One part at a time: a second one waiting in one worker could run in an idle one.
+    return ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1)
+
+
+class _Progress:
+    """A line every few seconds, from a thread of its own, while the parts come in."""
+
+    def __init__(self, num_parts: int, every_s: float) -> None:
+        self._num_parts = num_parts
+        self._every_s = every_s
+        self._started_s = self._last_s = time.monotonic()
+        self._num_done = self._num_rows = self._num_frames = self._num_rejects = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._tell, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def add(self, summary: PartSummary) -> None:
+        self._last_s = time.monotonic()
+        self._num_done += 1
+        self._num_rows += summary.num_rows
+        self._num_frames += summary.num_frames
+        self._num_rejects += sum(number for _, _, number in summary.rejects)
+
+    def _tell(self) -> None:
+        while not self._ended.wait(self._every_s):
+            now_s = time.monotonic()
+            if self._num_done:
+                rate = self._num_frames / (now_s - self._started_s)
+                state = f"{rate:.0f} frames/s, the last part {now_s - self._last_s:.0f} s ago"
+            else:
+                state = f"at the first for {now_s - self._started_s:.0f} s"
+            _log.info(
+                "parts %d/%d, rows %d, rejects %d, %s",
+                self._num_done,
+                self._num_parts,
+                self._num_rows,
+                self._num_rejects,
+                state,
+            )

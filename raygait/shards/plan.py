@@ -1,0 +1,161 @@
+"""Which source goes into which part: a function of the sources and the settings alone.
+
+Sources are dealt to a fixed number of parts by a hash of their name, so one more source changes
+one part. A part's name is a digest of everything that decides its rows, so a part that is there
+needs no further look.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from raygait.errors import DatasetError
+from raygait.sequences import GaitSequence, SourceKind
+from raygait.shards.schema import FORMAT_VERSION
+
+_SOURCES_PER_PART: Mapping[SourceKind, int] = {"video": 2, "silhouettes": 64}
+_FEWEST_PARTS: Mapping[SourceKind, int] = {"video": 64, "silhouettes": 8}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A sequence and the state of its file or folder.
+
+    Attributes:
+        sequence: What it is.
+        size_bytes: Size of the file, or of all files of the folder; -1 when it cannot be read.
+        mtime_ns: When the file, or the newest of the folder, was written; 0 when unknown.
+    """
+
+    sequence: GaitSequence
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one worker does in one go and commits as one file.
+
+    Attributes:
+        name: `part-` and 16 hexadecimal digits: a digest of settings and sources.
+        kind: Kind of all its sources.
+        sources: In the order of their rows.
+    """
+
+    name: str
+    kind: SourceKind
+    sources: tuple[Source, ...]
+
+    def to_json(self) -> str:
+        """For crossing process borders."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Part:
+        """What `to_json` wrote."""
+        fields = json.loads(text)
+        sources = tuple(
+            Source(**{**source, "sequence": GaitSequence(**source["sequence"])})
+            for source in fields.pop("sources")
+        )
+        return cls(**fields, sources=sources)
+
+
+def look_up(sequences: Sequence[GaitSequence], source_root: Path) -> list[Source]:
+    """The state of every sequence's file or folder, in the order of `source_id`.
+
+    Raises:
+        DatasetError: No sequence at all, the same source twice, or one identity for two sources.
+    """
+    if not sequences:
+        raise DatasetError(f"{source_root}: no sequence to ingest: is it the right folder?")
+    ordered = sorted(sequences, key=lambda sequence: sequence.source_id)
+    owners: dict[tuple[str, ...], str] = {}
+    for sequence in ordered:
+        keys: list[tuple[str, ...]] = [("source", sequence.source_id)]
+        if sequence.subject:
+            keys.append((sequence.dataset, sequence.subject, sequence.condition, sequence.view))
+        for key in keys:
+            if key in owners:
+                raise DatasetError(
+                    f"{source_root}: {sequence.source} and {owners[key]} both claim to be "
+                    f"{'/'.join(key)}; each walk needs a name of its own"
+                )
+            owners[key] = sequence.source
+    return [
+        Source(sequence, *_state(source_root / sequence.source, sequence.kind))
+        for sequence in ordered
+    ]
+
+
+def choose_num_parts(sources: Sequence[Source]) -> dict[str, int]:
+    """How many parts the sources of each kind are dealt to, in a folder that is begun now.
+
+    A part is what a crash costs and what a worker does in one go: a clip takes minutes, a folder
+    of masks a tenth of a second. A few clips get so many parts that hardly two share one.
+    """
+    numbers: dict[str, int] = Counter(source.sequence.kind for source in sources)
+    return {
+        kind: max(_FEWEST_PARTS[kind], -(-numbers[kind] // _SOURCES_PER_PART[kind]))
+        for kind in get_args(SourceKind)
+        if kind in numbers
+    }
+
+
+def plan(
+    sources: Sequence[Source], num_parts: Mapping[str, int], settings: Mapping[str, object]
+) -> list[Part]:
+    """Deal sources to parts and name the parts.
+
+    Args:
+        sources: From `look_up`.
+        num_parts: Parts of each kind of source, fixed for the life of the folder.
+        settings: What decides the rows of each kind of source, plain JSON values by kind.
+
+    Returns:
+        Parts that have a source, sorted by name.
+    """
+    dealt: dict[tuple[SourceKind, int], list[Source]] = defaultdict(list)
+    for source in sorted(sources, key=lambda source: source.sequence.source_id):
+        kind = source.sequence.kind
+        digest = hashlib.sha256(source.sequence.source_id.encode()).digest()
+        dealt[kind, int.from_bytes(digest[:8], "big") % num_parts[kind]].append(source)
+    parts = [
+        Part(_name(kind, members, settings[kind]), kind, tuple(members))
+        for (kind, _), members in dealt.items()
+    ]
+    return sorted(parts, key=lambda part: part.name)
+
+
+def settings_digest(settings: object) -> str:
+    """16 hexadecimal digits of the SHA-256 of plain JSON values."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _name(kind: SourceKind, sources: Sequence[Source], settings: object) -> str:
+    content = [FORMAT_VERSION, kind, settings, [dataclasses.asdict(source) for source in sources]]
+    return f"part-{settings_digest(content)}"
+
+
+def _state(path: Path, kind: SourceKind) -> tuple[int, int]:
+    try:
+        if kind == "video":
+            status = path.stat()
+            return status.st_size, status.st_mtime_ns
+        with os.scandir(path) as entries:
+            states = [entry.stat() for entry in entries if entry.is_file()]
+    except OSError:
+        # The worker will say why, in a reject.
+        return -1, 0
+    return (
+        sum(status.st_size for status in states),
+        max((status.st_mtime_ns for status in states), default=0),
+    )

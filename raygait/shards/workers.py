@@ -1,0 +1,349 @@
+"""What runs inside the actors of `ingest`: find people, describe them, write the part.
+
+Nothing here knows Ray: each worker is a class whose instances map one small Arrow table to another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+import raygait
+from raygait.assets import ASSETS
+from raygait.errors import VideoError
+from raygait.sequences import GaitSequence, Reject, SourceKind
+from raygait.shards import codec
+from raygait.shards.plan import Part, Source, settings_digest
+from raygait.shards.schema import FORMAT_VERSION, PartSummary
+from raygait.shards.writer import Attempt, PartWriter
+from raygait.video.extraction import (
+    ExtractedSequence,
+    PeopleDescriber,
+    PeopleFinder,
+    RejectedTrack,
+    VideoSettings,
+    read_silhouettes,
+)
+from raygait.video.tracking import Track
+
+UNEXPECTED = "unexpected"
+"""Reason of a reject that nobody foresaw: most likely a fault of raygait, not of the source."""
+
+Row = dict[str, object]
+
+# Where a source ended, by the reason that its `VideoError` gives.
+_STAGES = {
+    "undecodable": "decode",
+    "frame-size": "decode",
+    "no-person": "detect",
+    "empty-silhouette": "silhouette",
+}
+_PACKAGES: Mapping[SourceKind, tuple[str, ...]] = {
+    "silhouettes": ("numpy", "opencv-python", "pyarrow"),
+    "video": ("ai-edge-litert", "av", "numpy", "opencv-python", "pyarrow", "trackers"),
+}
+_DETECTOR_FILES = {"ssd": "ssd-mobilenetv2-oidv4", "blazepose": "blazepose-detector"}
+_MASK_FILES = {"blazepose": "blazepose-landmark-full"}
+
+_MAX_DEATHS = 3
+
+_TRACK = pa.struct(
+    [
+        ("number", pa.int32()),
+        ("frame_indices", pa.list_(pa.int32())),
+        ("boxes_px", pa.list_(pa.float32())),
+        ("scores", pa.list_(pa.float32())),
+    ]
+)
+_REJECT = pa.struct([("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+# What a finder says of each source of a part, in order: tracks, or why there are none.
+_FOUND = pa.list_(pa.struct([("tracks", pa.list_(_TRACK)), ("reject", _REJECT)]))
+
+
+class Finder:
+    """Finds the people in the clips of a part.
+
+    Args:
+        source_root: Folder that sources are relative to.
+        root: Folder of shards; holds the notes of `Attempt`.
+        settings: `VideoSettings.to_dict`.
+    """
+
+    def __init__(self, source_root: str, root: str, settings: Mapping[str, object]) -> None:
+        cv2.setNumThreads(1)  # one actor, one core
+        self._source_root = Path(source_root)
+        self._root = Path(root)
+        self._find = PeopleFinder(VideoSettings.model_validate(settings))
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Parts (column `part`, JSON) to parts and the boxes found in each source (`found`)."""
+        found = []
+        for text in batch["part"].to_pylist():
+            part = Part.from_json(text)
+            with Attempt(self._root, f"{part.name}.find") as attempt:
+                found.append([self._look(source.sequence, attempt) for source in part.sources])
+        return batch.append_column("found", pa.array(found, _FOUND))
+
+    def _look(self, sequence: GaitSequence, attempt: Attempt) -> dict[str, object]:
+        reject = _reject_if_deadly(sequence, attempt, stage="detect")
+        if reject is None:
+            try:
+                tracks = self._find(self._source_root / sequence.source)
+                return {"tracks": [_pack(track) for track in tracks], "reject": None}
+            except Exception as error:
+                reject = _reject_of(error, sequence, stage="detect")
+        said = {"stage": reject.stage, "reason": reject.reason, "detail": reject.detail}
+        return {"tracks": None, "reject": said}
+
+
+class Builder:
+    """Turns the sources of a part into rows and commits the part.
+
+    Args:
+        source_root: Folder that sources are relative to.
+        root: Folder of shards.
+        kind: Kind of all sources.
+        settings: What decides the rows of that kind; for `video`, `VideoSettings.to_dict`.
+    """
+
+    def __init__(
+        self, source_root: str, root: str, kind: SourceKind, settings: Mapping[str, Any]
+    ) -> None:
+        cv2.setNumThreads(1)  # one actor, one core
+        self._source_root = Path(source_root)
+        self._root = Path(root)
+        self._provenance = _provenance(kind, settings)
+        self._describer = (
+            PeopleDescriber(VideoSettings.model_validate(settings)) if kind == "video" else None
+        )
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Parts, with what finders found in clips, to their summaries (column `summary`, JSON).
+
+        A part that cannot be written has none, and an error in the column `failure` instead: raised
+        here, it would reach the driver wrapped in Ray's own, its cause lost.
+        """
+        summaries: list[str | None] = []
+        failures: list[str | None] = []
+        for fields in batch.to_pylist():
+            try:
+                summaries.append(self._build(fields).to_json())
+                failures.append(None)
+            except Exception as error:
+                summaries.append(None)
+                failures.append(_describe(error))
+        return pa.table(
+            {
+                "summary": pa.array(summaries, pa.string()),
+                "failure": pa.array(failures, pa.string()),
+            }
+        )
+
+    def _build(self, fields: Mapping[str, Any]) -> PartSummary:
+        part = Part.from_json(fields["part"])
+        found = fields.get("found") or [None] * len(part.sources)
+        with (
+            Attempt(self._root, f"{part.name}.build") as attempt,
+            PartWriter(self._root, part.name, num_sources=len(part.sources)) as writer,
+        ):
+            for source, looked in zip(part.sources, found, strict=True):
+                for result in self._rows(source, looked, attempt):
+                    # What fails here, a full disk say, is no fault of the source: it ends the run.
+                    if isinstance(result, Reject):
+                        sequence = source.sequence
+                        writer.reject(sequence.dataset, sequence.source, result)
+                    else:
+                        writer.add(result)
+            return writer.commit()
+
+    def _rows(
+        self, source: Source, looked: Mapping[str, Any] | None, attempt: Attempt
+    ) -> Iterator[Row | Reject]:
+        """Rows and rejects of one source; an error that ends it is its last reject."""
+        sequence = source.sequence
+        path = self._source_root / sequence.source
+        if looked is not None and looked["reject"] is not None:
+            yield Reject(sequence.source_id, -1, **looked["reject"])
+            return
+        reject = _reject_if_deadly(sequence, attempt, stage="silhouette")
+        if reject is not None:
+            yield reject
+            return
+        try:
+            sha256 = _sha256(path)
+            results: Iterable[ExtractedSequence | RejectedTrack]
+            if self._describer is None:
+                results = [read_silhouettes(path)]
+            else:
+                assert looked is not None
+                tracks = [_unpack(track) for track in looked["tracks"]]
+                results = self._describer.stream(path, tracks)
+                if sequence.subject:
+                    results = _one_person(results)
+            for result in results:
+                if isinstance(result, RejectedTrack):
+                    yield Reject(sequence.source_id, *result)
+                else:
+                    yield to_row(source, result, sha256, self._provenance)
+        except Exception as error:
+            yield _reject_of(error, sequence, stage="silhouette")
+
+
+def to_row(
+    source: Source, extracted: ExtractedSequence, source_sha256: str, provenance: str
+) -> Row:
+    """A row of `schema.SCHEMA`: the frames encoded, the identity spelled out.
+
+    A source with a known subject is one walk, `dataset/subject/condition/view`; of any other clip
+    the row is one person, `dataset/source#track`. Both stay the same whatever else is ingested.
+    """
+    sequence = source.sequence
+    num_frames, height_px, width_px = extracted.silhouettes.shape
+    named = "/".join((sequence.dataset, sequence.subject, sequence.condition, sequence.view))
+    seen = f"{sequence.dataset}/{sequence.source}#{extracted.track}"
+    heatmaps, crops = extracted.heatmaps, extracted.crops
+    return {
+        "sequence_id": named if sequence.subject else seen,
+        "dataset": sequence.dataset,
+        "subject": sequence.subject,
+        "condition": sequence.condition,
+        "view": sequence.view,
+        "track": extracted.track,
+        "source": sequence.source,
+        "source_size_bytes": source.size_bytes,
+        "source_mtime_ns": source.mtime_ns,
+        "source_sha256": source_sha256,
+        "fps": extracted.fps,
+        "num_frames": num_frames,
+        "height_px": height_px,
+        "width_px": width_px,
+        "frame_indices": extracted.frame_indices,
+        "boxes_px": extracted.boxes_px.reshape(-1),
+        "silhouettes": codec.encode_silhouettes(extracted.silhouettes),
+        "heatmaps": None if heatmaps is None else codec.encode_heatmaps(heatmaps),
+        "heatmap_scale": None if heatmaps is None else 1 / 255,  # 255 is probability 1
+        "crops": None if crops is None else codec.encode_crops(crops),
+        "person_score": extracted.person_score,
+        "joint_score": extracted.joint_score,
+        "mask_area_ratio": extracted.mask_area_ratio,
+        "provenance": provenance,
+    }
+
+
+def _one_person(
+    results: Iterable[ExtractedSequence | RejectedTrack],
+) -> Iterator[ExtractedSequence | RejectedTrack]:
+    """Of a clip whose subject is known keep the longest track: the label names one person.
+
+    Of equally long ones, the first to appear.
+    """
+    kept: ExtractedSequence | None = None
+    for result in results:
+        if isinstance(result, RejectedTrack):
+            yield result
+            continue
+        if kept is None:
+            kept = result
+            continue
+        longer, shorter = sorted(
+            (kept, result), key=lambda one: (-len(one.frame_indices), one.track)
+        )
+        yield RejectedTrack(
+            shorter.track,
+            "gate",
+            "extra-person",
+            f"{len(shorter.frame_indices)} frames; the clip's label is given to its longest track, "
+            f"{longer.track} with {len(longer.frame_indices)} frames or a longer one",
+        )
+        kept = longer
+    if kept is not None:
+        yield kept
+
+
+def _reject_if_deadly(sequence: GaitSequence, attempt: Attempt, *, stage: str) -> Reject | None:
+    """A reject for a source that has taken its worker along too often; else it is begun."""
+    num_deaths = attempt.num_deaths[sequence.source_id]
+    if num_deaths < _MAX_DEATHS:
+        attempt.begin(sequence.source_id)
+        return None
+    return Reject(
+        sequence.source_id,
+        -1,
+        stage,
+        "worker-died",
+        f"{num_deaths} worker processes ended while at this source: out of memory, a fault in a "
+        "decoder, or bad luck with the machines; delete its part to try again",
+    )
+
+
+def _reject_of(error: Exception, sequence: GaitSequence, *, stage: str) -> Reject:
+    if isinstance(error, VideoError):
+        stage = _STAGES.get(error.reason, stage)
+        return Reject(sequence.source_id, -1, stage, error.reason, str(error))
+    return Reject(sequence.source_id, -1, stage, UNEXPECTED, _describe(error))
+
+
+def _describe(error: Exception) -> str:
+    """Type, message, and the last two places it came through: enough to find it."""
+    frames = traceback.extract_tb(error.__traceback__)[-2:]
+    where = " > ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
+    return f"{type(error).__name__}: {error} ({where})"
+
+
+def _pack(track: Track) -> dict[str, object]:
+    return {
+        "number": track.number,
+        "frame_indices": track.frame_indices,
+        "boxes_px": track.boxes_px.reshape(-1),
+        "scores": track.scores,
+    }
+
+
+def _unpack(fields: Mapping[str, Any]) -> Track:
+    return Track(
+        number=fields["number"],
+        frame_indices=np.array(fields["frame_indices"], np.int32),
+        boxes_px=np.array(fields["boxes_px"], np.float32).reshape(-1, 4),
+        scores=np.array(fields["scores"], np.float32),
+    )
+
+
+def _sha256(path: Path) -> str:
+    """Digest of a file, or of the names and bytes of a folder's files; empty when not there."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if not path.is_dir():
+        return ""
+    digest = hashlib.sha256()
+    for member in sorted(member for member in path.iterdir() if member.is_file()):
+        content = member.read_bytes()
+        digest.update(f"{member.name}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _provenance(kind: SourceKind, settings: Mapping[str, Any]) -> str:
+    """What made the rows, as JSON: the same text for every row of a run."""
+    files = []
+    if kind == "video":
+        files = [_DETECTOR_FILES.get(settings["detector"]), _MASK_FILES.get(settings["mask"])]
+    return json.dumps(
+        {
+            "raygait": raygait.__version__,
+            "format_version": FORMAT_VERSION,
+            "packages": {name: metadata.version(name) for name in _PACKAGES[kind]},
+            "assets": {name: ASSETS[name].sha256 for name in files if name is not None},
+            "settings": settings_digest(settings),
+        },
+        sort_keys=True,
+    )

@@ -1,0 +1,207 @@
+"""What the actors do, without Ray: sources in, a committed part out, bad ones as rejects."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from raygait.sequences import GaitSequence
+from raygait.shards import codec, reader, workers, writer
+from raygait.shards.plan import Part, look_up
+from raygait.shards.schema import PartSummary
+from raygait.shards.verify import verify
+from raygait.shards.workers import Builder, Finder
+from raygait.video.extraction import (
+    ExtractedSequence,
+    RejectedTrack,
+    VideoSettings,
+    read_silhouettes,
+)
+
+_NO_WEIGHTS = VideoSettings(detector="motion", mask="background").to_dict()
+
+
+def _build(sequences: list[GaitSequence], source_root: Path, root: Path) -> PartSummary:
+    (kind,) = {sequence.kind for sequence in sequences}
+    part = Part("part-a", kind, tuple(look_up(sequences, source_root)))
+    batch = pa.table({"part": [part.to_json()]})
+    settings = _NO_WEIGHTS if kind == "video" else {"height_px": 64}
+    if kind == "video":
+        batch = Finder(str(source_root), str(root), settings)(batch)
+    (text,) = Builder(str(source_root), str(root), kind, settings)(batch)["summary"].to_pylist()
+    reader.Manifest({}, {}, ("part-a",)).write(root)
+    return PartSummary.from_json(text, "test")
+
+
+def _rejects(root: Path) -> dict[str, tuple[str, str]]:
+    rows = reader.read_rejects(root).to_pylist()
+    return {row["source"]: (row["stage"], row["reason"]) for row in rows}
+
+
+def test_a_folder_of_masks_becomes_one_row_named_after_its_walk(
+    tmp_path: Path, write_mask_folders: Callable[..., list[GaitSequence]]
+) -> None:
+    sequences = write_mask_folders(tmp_path / "in", 2)
+    summary = _build(sequences, tmp_path / "in", tmp_path / "out")
+    assert (summary.num_rows, summary.num_sources_without_rows, summary.rejects) == (2, 0, ())
+    first = reader.read_rows(tmp_path / "out").to_pylist()[0]
+    expected = read_silhouettes(tmp_path / "in" / sequences[0].source)
+    np.testing.assert_array_equal(
+        codec.decode_silhouettes(first["silhouettes"]), expected.silhouettes
+    )
+    assert first["sequence_id"] == "tree/001/nm-01/090"
+    assert first["frame_indices"] == expected.frame_indices.tolist()
+    assert np.isnan(first["boxes_px"]).all()
+    assert len(first["source_sha256"]) == 64
+    assert json.loads(first["provenance"]).keys() >= {"raygait", "packages", "settings", "assets"}
+    assert verify(tmp_path / "out") == []
+
+
+def test_other_pixels_of_the_same_size_give_another_source_digest(
+    tmp_path: Path, write_mask_folders: Callable[..., list[GaitSequence]]
+) -> None:
+    (sequence,) = write_mask_folders(tmp_path / "in", 1)
+    folder = tmp_path / "in" / sequence.source
+    before = workers._sha256(folder)
+    (folder / "007.png").rename(folder / "008.png")  # still the last
+    renamed = workers._sha256(folder)
+    content = bytearray((folder / "008.png").read_bytes())
+    content[-1] ^= 1
+    (folder / "008.png").write_bytes(content)
+    assert len({before, renamed, workers._sha256(folder)}) == 3
+
+
+def test_bad_folders_become_rejects_and_the_good_one_a_row(
+    tmp_path: Path, write_mask_folders: Callable[..., list[GaitSequence]]
+) -> None:
+    sequences = write_mask_folders(tmp_path, 1)
+    for number, name in enumerate(("empty", "text", "gone", "x" * 300)):
+        if name in ("empty", "text"):
+            (tmp_path / name).mkdir()
+        sequences.append(
+            GaitSequence("tree", f"{900 + number}", "nm-01", "090", name, "silhouettes")
+        )
+    (tmp_path / "text" / "000.png").write_text("no image")
+    summary = _build(sequences, tmp_path, tmp_path / "out")
+    assert (summary.num_rows, summary.num_sources_without_rows) == (1, 4)
+    assert _rejects(tmp_path / "out") == {
+        "empty": ("decode", "undecodable"),
+        "text": ("decode", "undecodable"),
+        "gone": ("decode", "undecodable"),
+        # No file system has such a name; nothing in raygait expects the error it gives.
+        "x" * 300: ("silhouette", "unexpected"),
+    }
+    detail = reader.read_rejects(tmp_path / "out").to_pylist()[-1]["detail"]
+    assert detail.startswith("OSError: ")
+    assert ".py:" in detail
+
+
+def test_an_unlabelled_clip_gives_a_row_for_each_person(
+    tmp_path: Path, write_walk_clip: Callable[..., Path]
+) -> None:
+    write_walk_clip(tmp_path / "walk.mp4", num_people=2)
+    sequence = GaitSequence("clips", "", "", "", "walk.mp4", "video")
+    assert _build([sequence], tmp_path, tmp_path / "out").num_rows == 2
+    rows = reader.read_rows(tmp_path / "out").to_pylist()
+    assert {row["sequence_id"] for row in rows} == {"clips/walk.mp4#1", "clips/walk.mp4#2"}
+    assert all(row["fps"] == 25 for row in rows)
+    assert all(row["crops"] is not None and row["heatmaps"] is None for row in rows)
+    assert verify(tmp_path / "out") == []
+
+
+def test_the_label_of_a_clip_goes_to_its_longest_track(
+    tmp_path: Path, write_walk_clip: Callable[..., Path]
+) -> None:
+    (tmp_path / "anna" / "nm-01").mkdir(parents=True)
+    write_walk_clip(tmp_path / "anna" / "nm-01" / "090.mp4", num_people=2)
+    sequence = GaitSequence("clips", "anna", "nm-01", "090", "anna/nm-01/090.mp4", "video")
+    assert _build([sequence], tmp_path, tmp_path / "out").num_rows == 1
+    (row,) = reader.read_rows(tmp_path / "out").to_pylist()
+    assert row["sequence_id"] == "clips/anna/nm-01/090"
+    (reject,) = reader.read_rejects(tmp_path / "out").to_pylist()
+    assert (reject["stage"], reject["reason"]) == ("gate", "extra-person")
+    assert reject["track"] != row["track"]
+
+
+def test_the_longest_of_many_tracks_is_kept_and_all_others_are_named(
+    extracted: ExtractedSequence,
+) -> None:
+    def cut(track: int, length: int) -> ExtractedSequence:
+        return dataclasses.replace(
+            extracted, track=track, frame_indices=extracted.frame_indices[:length]
+        )
+
+    early = RejectedTrack(9, "gate", "short-track", "3 frames")
+    results = list(workers._one_person([cut(4, 5), early, cut(2, 9), cut(1, 9), cut(3, 8)]))
+    assert [r.track for r in results if isinstance(r, ExtractedSequence)] == [1]
+    reasons = {r.track: r.reason for r in results if isinstance(r, RejectedTrack)}
+    assert reasons == {9: "short-track", **dict.fromkeys((2, 3, 4), "extra-person")}
+
+
+def test_bad_clips_become_rejects_with_stage_and_reason(
+    tmp_path: Path, write_bad_clips: Callable[[Path], dict[str, tuple[str, str]]]
+) -> None:
+    expected = write_bad_clips(tmp_path)
+    sequences = [GaitSequence("clips", "", "", "", name, "video") for name in expected]
+    summary = _build(sequences, tmp_path, tmp_path / "out")
+    assert (summary.num_rows, summary.num_sources_without_rows) == (0, len(expected))
+    assert _rejects(tmp_path / "out") == expected
+    assert verify(tmp_path / "out") == []
+
+
+def test_what_is_no_fault_of_a_source_fails_the_part_and_leaves_nothing(
+    tmp_path: Path, write_mask_folders: Callable[..., list[GaitSequence]]
+) -> None:
+    sequences = write_mask_folders(tmp_path / "in", 1)
+    root = tmp_path / "out"
+    writer.shard_path(root, "part-a").mkdir(parents=True)  # the name is taken: the rename fails
+    part = Part("part-a", "silhouettes", tuple(look_up(sequences, tmp_path / "in")))
+    build = Builder(str(tmp_path / "in"), str(root), "silhouettes", {})
+    (result,) = build(pa.table({"part": [part.to_json()]})).to_pylist()
+    assert result["summary"] is None
+    assert result["failure"].startswith("IsADirectoryError: ")
+    assert "writer.py:" in result["failure"]
+    assert [path.name for path in root.glob("*.parquet*")] == ["part-a.parquet"]
+
+
+def test_a_source_that_takes_its_worker_along_three_times_becomes_a_reject(
+    tmp_path: Path, write_mask_folders: Callable[..., list[GaitSequence]]
+) -> None:
+    sequences = write_mask_folders(tmp_path / "in", 2)
+    deadly = sequences[0].source_id
+    for _ in range(3):
+        _die(tmp_path / "out", deadly)
+    notes = list((tmp_path / "out").iterdir())
+    assert len(notes) == 3
+    summary = _build(sequences, tmp_path / "in", tmp_path / "out")
+    assert (summary.num_rows, summary.rejects) == (1, (("silhouette", "worker-died", 1),))
+    assert _rejects(tmp_path / "out") == {sequences[0].source: ("silhouette", "worker-died")}
+    writer.remove_leftovers(tmp_path / "out")
+    assert not any(note.exists() for note in notes)
+
+
+def test_a_worker_that_died_twice_at_a_source_is_given_another_chance(
+    tmp_path: Path, write_mask_folders: Callable[..., list[GaitSequence]]
+) -> None:
+    sequences = write_mask_folders(tmp_path / "in", 1)
+    for _ in range(2):
+        _die(tmp_path / "out", sequences[0].source_id)
+    assert _build(sequences, tmp_path / "in", tmp_path / "out").num_rows == 1
+
+
+def _die(root: Path, source_id: str) -> None:
+    """A worker process ends while it is at a source."""
+    code = """
+import os, pathlib, sys
+from raygait.shards.writer import Attempt
+with Attempt(pathlib.Path(sys.argv[1]), "part-a.build") as attempt:
+    attempt.begin(sys.argv[2])
+    os._exit(1)
+"""
+    words = [sys.executable, "-c", code, str(root), source_id]
+    subprocess.run(words, cwd=Path(__file__).parents[2], check=False)
