@@ -51,7 +51,7 @@ class Options:
     """Synthetic subjects that are tested; none of them trains."""
     num_frames: int = 30
     """Frames of a synthetic walk."""
-    num_steps: int = 120
+    num_steps: int = 240
     """Training steps."""
     num_workers: int = 2
     """Workers of each step."""

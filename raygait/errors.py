@@ -4,7 +4,7 @@
     ├── AssetError              a named third-party file cannot be had or is not what it should be
     ├── DatasetError            a data set on disk is not what its adapter expects
     │   └── SplitMismatch       the subjects on disk do not fit the split that was asked for
-    ├── VideoError              one source cannot become a sequence; ingest turns it into a reject row
+    ├── VideoError              one source cannot become a sequence; ingest makes a reject row of it
     │   ├── Undecodable         not a video, empty, or without one decodable frame
     │   ├── FrameSizeRefused    smaller or larger than the stated limits
     │   ├── NoPerson            nobody was found, or nobody for long enough

@@ -59,7 +59,7 @@ def samples_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def walker_shards(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of six synthetic walkers, two views, eight walks; the tests that need data share it."""
+    """Shards of six synthetic walkers, two views, eight walks; shared by all tests."""
     from raygait.datasets import casiab
     from raygait.shards.ingest import ingest
     from raygait.synthetic import casiab_tree

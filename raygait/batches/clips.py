@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8, UInt32
 from numpy import ndarray
 
 ClipOrder = Literal["ordered", "unordered"]
@@ -41,7 +41,9 @@ def clip_frames(
     return drawn[:length].astype(np.int64)
 
 
-def cut_columns(frames: UInt8[ndarray, "t h w"], width_px: int) -> UInt8[ndarray, "t h v"]:
+def cut_columns(
+    frames: UInt8[ndarray, "*batch h w"], width_px: int
+) -> UInt8[ndarray, "*batch h v"]:
     """The middle columns: 64 x 44 out of 64 x 64, as the silhouette papers feed their networks.
 
     Raises:
@@ -53,6 +55,45 @@ def cut_columns(frames: UInt8[ndarray, "t h w"], width_px: int) -> UInt8[ndarray
             f"cannot cut {width_px} columns evenly out of frames {frames.shape[-1]} px wide"
         )
     return frames[..., excess // 2 : frames.shape[-1] - excess // 2]
+
+
+def fit_frames(
+    frames: UInt8[ndarray, "*batch h w"], height_px: int, width_px: int
+) -> UInt8[ndarray, "*batch v u"]:
+    """Frames as a network's input wants them: the middle columns, then averaged over squares.
+
+    64 x 64 becomes 64 x 44 by the cut alone, and 32 x 22 by the cut and the mean of 2 x 2 pixels.
+
+    Args:
+        frames: As the shards hold them, or cut already.
+        height_px: Height of the result; the frames' height or a whole fraction of it.
+        width_px: Width of the result.
+
+    Raises:
+        ValueError: The height is no whole fraction, the columns cannot be cut evenly, or the
+            frames are wider than high.
+    """
+    factor, rest = divmod(frames.shape[-2], height_px)
+    if rest or factor < 1:
+        raise ValueError(
+            f"frames {frames.shape[-2]} px high cannot become {height_px} px: "
+            "not a whole fraction of the height"
+        )
+    if frames.shape[-1] > frames.shape[-2]:
+        raise ValueError(
+            f"frames {frames.shape[-2]} px high and {frames.shape[-1]} px wide are wider than "
+            "high, which no aligned silhouette is"
+        )
+    cut = cut_columns(frames, width_px * factor)
+    if factor == 1:
+        return cut
+    squares = cut.reshape(*cut.shape[:-2], height_px, factor, width_px, factor)
+    # A mean of 8-bit numbers in 32 bits, rounded to nearest.
+    total: UInt32[ndarray, "*batch v u"] = squares.sum(axis=(-3, -1), dtype=np.uint32)
+    mean: UInt8[ndarray, "*batch v u"] = ((2 * total + factor**2) // (2 * factor**2)).astype(
+        np.uint8
+    )
+    return mean
 
 
 def scale_to_unit(frames: UInt8[ndarray, "*shape"]) -> Float32[ndarray, "*shape"]:

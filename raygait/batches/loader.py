@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from raygait.batches.cache import FrameCache
-from raygait.batches.clips import ClipOrder, clip_frames, cut_columns, scale_to_unit
+from raygait.batches.clips import ClipOrder, clip_frames, fit_frames, scale_to_unit
 from raygait.batches.sampler import (
     CLIP_STREAM,
     IdentitySampler,
@@ -49,8 +49,8 @@ class ClipLoader:
         clip_num_frames: Frames of a clip.
         clip_order: `ordered` or `unordered`, see `clips.clip_frames`.
         flip_ratio: Share of clips mirrored left to right.
-        height_px: Height the model expects; the cache's frames must have it.
-        width_px: Width the model expects; cut out of the middle.
+        height_px: Height the model expects, see `clips.fit_frames`.
+        width_px: Width the model expects.
         seed: The recipe's seed.
         rank: This worker's number.
         world_size: Number of workers.
@@ -110,16 +110,11 @@ class ClipLoader:
     def _clip(self, drawn: int, step: int, place: int) -> np.ndarray:
         generator = step_generator(self._seed, CLIP_STREAM, step, place)
         frames = self._cache.frames(self._rows[drawn])
-        if frames.shape[1] != self._height_px:
-            raise ValueError(
-                f"{self._cache.sequence_ids[self._rows[drawn]]}: frames are {frames.shape[1]} px "
-                f"high, the recipe's data.height_px is {self._height_px}"
-            )
         numbers = clip_frames(
             len(frames),
             self._clip_num_frames,
             self._clip_order,
             generator,
         )
-        clip = cut_columns(frames[numbers], self._width_px)
+        clip = fit_frames(frames[numbers], self._height_px, self._width_px)
         return clip[..., ::-1] if generator.random() < self._flip_ratio else clip

@@ -27,6 +27,9 @@ _PACKAGE = Path(raygait.__file__).parent
 # versions. Written out, because MLflow's guess starts a process and pins everything in sight.
 _NEEDED = ("torch", "numpy", "safetensors", "pydantic", "docstring_parser", "jaxtyping", "mlflow")
 
+# Silhouettes come as shards hold them; the saved model cuts and scales them by its recipe.
+_SHARD_SIZE_PX = 64
+
 
 @dataclass(frozen=True)
 class ModelVersion:
@@ -70,8 +73,7 @@ def register(
     """
     saved = load_model(checkpoint)
     if example is None:
-        size_px = saved.recipe.data.height_px
-        example = np.zeros((2, 12, size_px, size_px), dtype=np.uint8)
+        example = np.zeros((2, 12, _SHARD_SIZE_PX, _SHARD_SIZE_PX), dtype=np.uint8)
     embedding = saved.embed(example)
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, *example.shape[2:]))]),

@@ -24,7 +24,7 @@ from numpy import ndarray
 from torch import nn
 
 import raygait
-from raygait.batches.clips import cut_columns, scale_to_unit
+from raygait.batches.clips import fit_frames, scale_to_unit
 from raygait.errors import ModelInputError, RecipeError, RegistryError
 from raygait.recipes.schema import Recipe, build_model, from_json
 
@@ -55,7 +55,7 @@ class SavedModel:
 
         Args:
             frames: Aligned silhouettes, 0..255, as the shards hold them ([n, t, 64, 64]) or
-                already cut to the recipe's width.
+                already cut to the recipe's proportions.
 
         Raises:
             ModelInputError: Not four dimensions, not uint8, or a size the recipe does not have.
@@ -65,12 +65,14 @@ class SavedModel:
                 f"expected uint8 frames [n, t, h, w], got {frames.dtype} {list(frames.shape)}"
             )
         data = self.recipe.data
-        if frames.shape[2] != data.height_px or frames.shape[3] < data.width_px:
+        try:
+            fitted = fit_frames(frames, data.height_px, data.width_px)
+        except ValueError as error:
             raise ModelInputError(
-                f"expected frames {data.height_px} px high and at least {data.width_px} px wide, "
-                f"got {frames.shape[2]} x {frames.shape[3]}"
-            )
-        clips = torch.from_numpy(scale_to_unit(cut_columns(frames, data.width_px)))[:, None]
+                f"expected frames that become {data.height_px} x {data.width_px}, got "
+                f"{frames.shape[2]} x {frames.shape[3]}: {error}"
+            ) from error
+        clips = torch.from_numpy(scale_to_unit(fitted))[:, None]
         device = next(self.network.parameters()).device
         with torch.inference_mode():
             embedding = self.network(clips.to(device)).embedding

@@ -33,7 +33,7 @@ class DataOptions(_Frozen):
     modality: Literal["silhouettes"] = "silhouettes"
     """Column of the shards that feeds the model."""
     height_px: Annotated[int, Field(gt=0)] = 64
-    """Height of a frame as the model sees it; shards hold 64."""
+    """Height of a frame as the model sees it: what the shards hold (64), or a whole fraction."""
     width_px: Annotated[int, Field(gt=0)] = 44
     """Width of a frame; narrower than the shard's means a cut of equal columns on both sides."""
     split: str = "casiab-lt"
@@ -83,13 +83,16 @@ class OptimOptions(_Frozen):
     optimiser: Literal["adam", "sgd"] = "adam"
     """`adam`, or `sgd` with `momentum`."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    """Learning rate before the first milestone."""
+    """Learning rate before the first milestone, or at the top of the cycle."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     """L2 penalty as the optimiser applies it."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of `sgd`; not used by `adam`."""
+    schedule: Literal["milestones", "one-cycle"] = "milestones"
+    """`milestones`: steps down. `one-cycle`: up to the learning rate in the first tenth of the
+    run, then down to nearly nothing along a cosine; for short runs."""
     milestones: tuple[int, ...] = ()
-    """Steps at which the learning rate is multiplied by `gamma`."""
+    """Steps at which the learning rate is multiplied by `gamma`; not used by `one-cycle`."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor on the learning rate at each milestone."""
 

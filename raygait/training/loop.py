@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
 
 from raygait.batches.cache import FrameCache, open_cache
 from raygait.batches.loader import Batch, ClipLoader
@@ -62,9 +63,7 @@ def train_worker(settings: dict[str, Any]) -> None:
             network, device_ids=[device] if device.type == "cuda" else None
         )
     optimiser = make_optimiser(recipe, network)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(
-        optimiser, list(recipe.optim.milestones), recipe.optim.gamma
-    )
+    scheduler = make_scheduler(recipe, optimiser)
     first_step = 0
     resumed = ray.train.get_checkpoint()
     if resumed is not None:
@@ -239,3 +238,17 @@ def make_optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
     )
+
+
+def make_scheduler(recipe: Recipe, optimiser: torch.optim.Optimizer) -> LRScheduler:
+    """The learning-rate schedule that the recipe describes, stepped once an optimiser step."""
+    optim = recipe.optim
+    if optim.schedule == "one-cycle":
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimiser,
+            optim.learning_rate,
+            # It refuses the step after the last, which is taken when the last batch is done.
+            total_steps=recipe.num_steps + 1,
+            pct_start=0.1,
+        )
+    return torch.optim.lr_scheduler.MultiStepLR(optimiser, list(optim.milestones), optim.gamma)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raygait.batches.clips import clip_frames, cut_columns, scale_to_unit
+from raygait.batches.clips import clip_frames, cut_columns, fit_frames, scale_to_unit
 
 
 def _generator(seed: int = 0) -> np.random.Generator:
@@ -50,6 +50,18 @@ def test_the_cut_keeps_the_middle_columns() -> None:
 def test_a_cut_that_is_wider_or_uneven_is_refused(width_px: int) -> None:
     with pytest.raises(ValueError, match=f"cannot cut {width_px}"):
         cut_columns(np.zeros((1, 64, 64), dtype=np.uint8), width_px)
+
+
+def test_fitting_averages_over_squares_and_rounds_to_nearest() -> None:
+    frame = np.array([[0, 1, 9, 9], [1, 1, 9, 8], [0, 0, 255, 255], [0, 1, 255, 255]], np.uint8)
+    assert fit_frames(frame[None], 2, 2).tolist() == [[[1, 9], [0, 255]]]
+    np.testing.assert_array_equal(fit_frames(frame[None], 4, 2), frame[None, :, 1:3])
+
+
+@pytest.mark.parametrize("height_px", [3, 8])
+def test_a_height_that_is_no_whole_fraction_is_refused(height_px: int) -> None:
+    with pytest.raises(ValueError, match=f"4 px high cannot become {height_px} px"):
+        fit_frames(np.zeros((1, 4, 4), dtype=np.uint8), height_px, 2)
 
 
 def test_scaling_maps_black_to_0_and_white_to_1_in_single_precision() -> None:

@@ -90,6 +90,14 @@ def test_flipping_mirrors_whole_clips(cache: FrameCache, flip_ratio: float) -> N
     assert torch.equal(flipped, plain.flip(-1) if flip_ratio else plain)
 
 
-def test_another_height_than_the_shards_is_an_error_that_names_the_sequence(cache) -> None:
-    with pytest.raises(ValueError, match=r"64 px high, the recipe's data.height_px is 128"):
+def test_half_the_height_is_the_same_clip_averaged_over_squares(cache: FrameCache) -> None:
+    whole = _loader(cache).batch(3).frames
+    half = _loader(cache, height_px=32, width_px=22).batch(3).frames
+    assert half.shape == (8, 1, 9, 32, 22)
+    squares = torch.nn.functional.avg_pool3d(whole, (1, 2, 2))
+    assert float((half - squares).abs().max()) <= 0.5 / 255 + 1e-6
+
+
+def test_a_height_that_the_shards_cannot_give_is_an_error(cache) -> None:
+    with pytest.raises(ValueError, match="64 px high cannot become 128 px"):
         _loader(cache, height_px=128).batch(0)

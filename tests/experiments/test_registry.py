@@ -98,7 +98,7 @@ def test_the_alias_moves_to_the_next_version(uri: str, model, version) -> None:
     assert (newer.version, newest.version) == (1, 2)
     found = run.client().get_model_version_by_alias("moving", "champion")
     assert int(found.version) == 2
-    assert found.tags["input"] == "64x44"
+    assert found.tags["input"] == "32x22"
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,8 @@ def test_switches_that_do_not_fit_each_other_are_a_recipe_error_with_the_models_
 
 def test_the_recipe_decides_the_networks_width_and_classes() -> None:
     recipe = with_overrides(named.recipe("gaitgl-demo"), {"model.channels": [4, 8, 8]})
-    output = build_model(recipe, 5)(torch.zeros(2, 1, 9, 64, 44))
-    assert output.embedding.shape == (2, 64, 8)
+    output = build_model(recipe, 5)(torch.zeros(2, 1, 9, 32, 22))
+    assert output.embedding.shape == (2, 32, 8)
     assert output.logits.shape[2] == 5
 
 

@@ -75,7 +75,7 @@ def test_another_recipe_under_the_same_name_is_refused_and_the_difference_named(
     trained, walker_shards: Path
 ) -> None:
     out, _ = trained
-    with pytest.raises(TrainingError, match=r"optim.learning_rate: 0.001 there, 0.002 here"):
+    with pytest.raises(TrainingError, match=r"optim.learning_rate: 0.003 there, 0.002 here"):
         train(_recipe(**{"optim.learning_rate": 0.002}), walker_shards, out, name="two")
 
 
