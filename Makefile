@@ -4,13 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-slow check bench format clean
+.PHONY: demo test test-slow shapes check bench format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python jobs/quickstart.py --out runs/demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+
+# Every annotated array shape is checked while the tests run. Tests of refusals are left out: there
+# the annotation refuses first.
+shapes: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q tests/models tests/losses tests/evaluation tests/batches tests/video/test_alignment.py \
+	    -m "not slow and not ray" -k "not refuse and not json" \
+	    --jaxtyping-packages=raygait.models,raygait.losses,raygait.evaluation,raygait.batches,raygait.video,beartype.beartype
 
 # Proofs that take minutes: whole clips, repeated kills, grids. Results are recorded beside the tests.
 test-slow: $(VENV)/.installed-dev

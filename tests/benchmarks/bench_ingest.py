@@ -1,4 +1,4 @@
-"""Frames a second from PNG silhouettes to shards: `python tests/benchmarks/bench_ingest.py`.
+"""Frames a second from PNG silhouettes to shards: `python -m tests.benchmarks ingest`.
 
 A tree of synthetic walkers named as CASIA-B, 320 x 240. `theirs` is OpenGait's pretreatment: about
 1 ms of CPU a frame, so 1000 frames/s a process, start-up not counted. Ours counts the wall time of
@@ -20,7 +20,7 @@ from raygait.shards.plan import Part, look_up
 from raygait.shards.workers import Builder
 from raygait.synthetic import casiab_tree
 
-_COMMAND = "python tests/benchmarks/bench_ingest.py"
+_COMMAND = "python -m tests.benchmarks ingest"
 _THEIRS_FRAMES_PER_S = 1000.0
 _NUM_FRAMES = 60
 

@@ -1,4 +1,4 @@
-"""Walkers, how fast and how hard to tell apart: `python tests/benchmarks/bench_synthetic.py`.
+"""Walkers, how fast and how hard to tell apart: `python -m tests.benchmarks synthetic`.
 
 Speeds count CPU seconds of one core, so that a busy machine does not blur them. There is no
 `theirs`: the figures to hold are 1000 masks/s and a GEI cross-view rank-1 of 25-50 % (NM).
@@ -18,7 +18,7 @@ from raygait.synthetic import casiab_tree
 from raygait.synthetic.walkers import Walker, render_masks
 from raygait.video.alignment import align
 
-_COMMAND = "python tests/benchmarks/bench_synthetic.py"
+_COMMAND = "python -m tests.benchmarks synthetic"
 _NUM_FRAMES = 60
 
 

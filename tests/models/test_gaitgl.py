@@ -483,7 +483,8 @@ class TestSwitches:
             model.set_mask_seed(2)
             height, width = model.input_size_px
             frames = clips(t=9, h=height, w=width, c=model.in_channels)
-            seen[name] = (num_parameters(model), model(frames).logits.detach())
+            logits = model(frames).logits.detach()
+            seen[name] = (num_parameters(model), logits / logits.abs().max())
         for (a, (count_a, logits_a)), (b, (count_b, logits_b)) in itertools.combinations(
             seen.items(), 2
         ):
