@@ -22,8 +22,8 @@ for _name, _value in _QUIET.items():
 def run(main: Callable[[], int]) -> int:
     """Run a job's main function.
 
-    An error that raygait raises on purpose ends as one sentence on stderr and exit code 1; any
-    other is a defect and keeps its stack trace.
+    An error that raygait raises on purpose, or one of the file system, ends as one sentence on
+    stderr and exit code 1; any other is a defect and keeps its stack trace.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("raygait").setLevel(logging.INFO)
@@ -31,6 +31,6 @@ def run(main: Callable[[], int]) -> int:
 
     try:
         return main()
-    except RaygaitError as error:
+    except (RaygaitError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -171,7 +171,10 @@ def collect_clips(folder: Path) -> None:
     for name in names:
         path = folder / f"{name}.mp4"
         if not path.exists():
-            shutil.copyfile(asset(name), path)
+            # Beside and renamed, so that a stop in between leaves no half a clip.
+            whole = path.with_name(f".tmp-{path.name}")
+            shutil.copyfile(asset(name), whole)
+            whole.replace(path)
     if not (folder / "spoilt-one-pixel.mkv").exists():
         (folder / "spoilt-empty.mp4").write_bytes(b"")
         (folder / "spoilt-text.mp4").write_text("this is not a video\n")

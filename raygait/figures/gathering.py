@@ -7,7 +7,9 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
 
 import raygait
 from raygait.errors import RecipeError, TrainingError
@@ -18,6 +20,35 @@ from raygait.shards.schema import BLOB_COLUMNS, SCHEMA
 
 _PACKAGES = ("ray", "torch", "mlflow", "pyarrow", "numpy", "opencv-python", "matplotlib")
 _DIGEST_LETTERS = 16
+_UNSHOWN = ("boxes_px",)
+
+
+class _Table(pydantic.BaseModel, extra="allow"):
+    """What the page needs of a `CrossViewTable.to_dict()`."""
+
+    views: list[str]
+    per_view: dict[str, list[float | None]]
+    means: dict[str, float | None]
+
+
+class _Evaluation(pydantic.BaseModel, extra="allow"):
+    """What the page needs of a `Benchmark.to_dict()`."""
+
+    protocol: str
+    split: str
+    rows: Annotated[dict[str, _Table], pydantic.Field(min_length=1)]
+
+
+class _Distances(pydantic.BaseModel):
+    labels: list[str]
+    values: list[list[float]]
+
+
+_EVALUATION = pydantic.TypeAdapter(_Evaluation)
+_DISTANCES = pydantic.TypeAdapter(_Distances)
+_HISTORY = pydantic.TypeAdapter(list[dict[str, float]])
+_TIMINGS = pydantic.TypeAdapter(dict[str, float])
+_COMMANDS = pydantic.TypeAdapter(list[tuple[str, str]])
 
 
 def gather(
@@ -62,9 +93,11 @@ def gather(
     tracks: list[dict[str, Any]] = []
     walks: list[dict[str, Any]] = []
     rejects: list[dict[str, Any]] = []
-    plain = [name for name in SCHEMA.names if name not in BLOB_COLUMNS]
+    # Boxes and frame numbers of every row would be most of the memory, and nothing shows them.
+    plain = [name for name in SCHEMA.names if name not in {*BLOB_COLUMNS, *_UNSHOWN}]
     for root in shards:
         for row in reader.read_rows(root, columns=plain).to_pylist():
+            row["root"] = root
             if row["track"] > 0:
                 tracks.append(row)
             elif row["subject"]:
@@ -72,36 +105,37 @@ def gather(
         rejects += reader.read_rejects(root).to_pylist()
     tracks.sort(key=lambda row: (row["dataset"], row["source"], row["track"]))
     rejects.sort(key=lambda row: (row["dataset"], row["source"], row["track"]))
-    wanted = [tracks[at]["sequence_id"] for at in shown_frames(len(tracks), max_tracks)]
-    chosen = choose_walks(walks, max_subjects=max_subjects)
+    wanted = [_key(tracks[at]) for at in shown_frames(len(tracks), max_tracks)]
+    keys = {row["sequence_id"]: _key(row) for row in walks}
+    chosen = [keys[sequence_id] for sequence_id in choose_walks(walks, max_subjects=max_subjects)]
     whole = _read_whole(shards, {*wanted, *chosen})
     if not tracks:
         missing.append("Real people: no folder of shards holds tracks of a clip.")
     if not walks:
         missing.append("Walkers: no folder of shards holds sequences of known subjects.")
 
-    evaluation = files.json("evaluation.json", "Benchmark", dict, ("protocol", "split", "rows"))
+    evaluation = files.json("evaluation.json", "Benchmark", _EVALUATION)
     distances = files.distances()
     grid = files.text("grid.txt", "Grid")
     history, recipe = files.training()
-    timings = files.json("timings.json", "Time", dict)
-    recorded = files.json("commands.json", "Commands", list) or []
+    timings = files.json("timings.json", "Time", _TIMINGS)
+    recorded = files.json("commands.json", "Commands", _COMMANDS) or []
     return Report(
         title=title,
         about=about,
-        tracks=[whole[sequence_id] for sequence_id in wanted],
+        tracks=[whole[key] for key in wanted],
         all_tracks=tracks,
         rejects=rejects if shards else None,
-        walkers=[whole[sequence_id] for sequence_id in chosen],
+        walkers=[whole[key] for key in chosen],
         about_walkers=about_walkers,
         history=history,
         recipe=recipe,
-        evaluation=evaluation,
+        evaluation=None if evaluation is None else evaluation.model_dump(),
         distances=distances,
         grid=grid,
         versions={**_written_by([*tracks, *walks], shards), **_here()},
         timings=timings or {},
-        commands=[*((str(what), str(command)) for what, command in recorded), *commands],
+        commands=[*recorded, *commands],
         missing=[*missing, *files.missing],
     )
 
@@ -125,28 +159,27 @@ class _RunFiles:
         path = self.path(name, part)
         return "" if path is None else path.read_text(errors="replace")
 
-    def json(self, name: str, part: str, kind: type, keys: Sequence[str] = ()) -> Any:
+    def json(self, name: str, part: str, form: pydantic.TypeAdapter[Any]) -> Any:
+        """The file's value if it has the form that its job writes, else None, and it is said."""
         path = self.path(name, part)
         if path is None:
             return None
         try:
-            value = json.loads(path.read_text(errors="replace"))
-        except ValueError as error:
-            self.missing.append(f"{part}: {path} is not JSON ({error}).")
+            return form.validate_json(path.read_bytes())
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "it"
+            self.missing.append(
+                f"{part}: {path} is not what its job writes: {where}: {first['msg']}."
+            )
             return None
-        lacking = [key for key in keys if isinstance(value, dict) and key not in value]
-        if not isinstance(value, kind) or lacking:
-            found = f"lacks {', '.join(lacking)}" if lacking else f"is a {type(value).__name__}"
-            self.missing.append(f"{part}: {path} {found} and is not what its job writes.")
-            return None
-        return value
 
     def distances(self) -> DistanceTable | None:
         """The distance matrix of the real tracks."""
-        value = self.json("distances.json", "Distances", dict, ("labels", "values"))
+        value = self.json("distances.json", "Distances", _DISTANCES)
         if value is None:
             return None
-        table = DistanceTable(value["labels"], value["values"])
+        table = DistanceTable(value.labels, value.values)
         n = len(table.labels)
         if [len(row) for row in table.values] != [n] * n:
             self.missing.append(
@@ -165,7 +198,13 @@ class _RunFiles:
             # Imported late: it pulls in Ray Train, which a page without a run need not wait for.
             from raygait.training.launch import read_history
 
-            history = read_history(history_path)
+            try:
+                history = _HISTORY.validate_python(read_history(history_path))
+            except ValueError:
+                self.missing.append(f"Training curves: {history_path} is not a run's history.")
+            if any("step" not in point for point in history):
+                history = []
+                self.missing.append(f"Training curves: {history_path} has points without a step.")
         if recipe_path is not None:
             from raygait.recipes.schema import from_json
 
@@ -176,17 +215,24 @@ class _RunFiles:
         return history, recipe
 
 
-def _read_whole(shards: Iterable[Path], wanted: set[str]) -> dict[str, Row]:
-    """Rows by id, blobs included; memory holds those that are wanted and one row group."""
-    found: dict[str, Row] = {}
+def _key(row: Row) -> tuple[Path, str]:
+    """An id is unique in its own folder only."""
+    return row["root"], row["sequence_id"]
+
+
+def _read_whole(
+    shards: Iterable[Path], wanted: set[tuple[Path, str]]
+) -> dict[tuple[Path, str], Row]:
+    """Rows by folder and id, blobs included; memory holds the wanted ones and one row group."""
+    found: dict[tuple[Path, str], Row] = {}
     for root in shards:
         for shard in reader.list_shards(root):
-            ids = set(reader.read_shard(shard, ["sequence_id"])["sequence_id"].to_pylist())
-            if ids & wanted:
+            ids = reader.read_shard(shard, ["sequence_id"])["sequence_id"].to_pylist()
+            if any((root, sequence_id) in wanted for sequence_id in ids):
                 found |= {
-                    row["sequence_id"]: row
+                    (root, row["sequence_id"]): row
                     for row in reader.iterate_rows(shard)
-                    if row["sequence_id"] in wanted
+                    if (root, row["sequence_id"]) in wanted
                 }
     return found
 
@@ -201,7 +247,7 @@ def _written_by(rows: Iterable[Row], shards: Iterable[Path]) -> dict[str, dict[s
         values |= {name: f"SHA-256 {sha[:_DIGEST_LETTERS]}…" for name, sha in assets.items()}
         heading = f"Rows of {dataset} were made with"
         sections[heading] = sections.get(heading, {}) | values
-    digests = {root.name: f"{reader.digest(root)[:_DIGEST_LETTERS]}…" for root in shards}
+    digests = {str(root): f"{reader.digest(root)[:_DIGEST_LETTERS]}…" for root in shards}
     return {**sections, **({"Digests of the shards": digests} if digests else {})}
 
 

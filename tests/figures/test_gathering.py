@@ -77,7 +77,7 @@ def test_all_that_is_on_disk_gets_onto_the_page(clips, walks, run, history, eval
     ]
     assert [reject["reason"] for reject in report.rejects] == ["undecodable"]
     assert report.history == history
-    assert report.recipe["optim.learning_rate"] == 1e-3
+    assert report.recipe["optim.learning_rate"] == 3e-3
     assert report.evaluation == evaluation
     assert report.distances.labels == ["a", "b"]
     assert "model.fusion=cat" in report.grid
@@ -129,15 +129,33 @@ def test_what_is_missing_is_said(walks, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        pytest.param("evaluation.json", "{", "is not JSON", id="cut short"),
-        pytest.param("timings.json", "[1]", "is a list", id="another kind of value"),
-        pytest.param("evaluation.json", "{}", "lacks protocol, split, rows", id="nothing in it"),
+        pytest.param("evaluation.json", "{", "Invalid JSON", id="cut short"),
+        pytest.param("timings.json", "[1]", "valid dictionary", id="another kind of value"),
+        pytest.param("evaluation.json", "{}", "protocol: Field required", id="nothing in it"),
         pytest.param(
             "distances.json",
             '{"labels": ["a", "b"], "values": [[1]]}',
             "has no 2 x 2 values",
             id="a matrix that is not square",
         ),
+        pytest.param(
+            "distances.json",
+            '{"labels": [1], "values": [[0]]}',
+            "labels.0",
+            id="a label of no text",
+        ),
+        pytest.param(
+            "distances.json", '{"labels": ["a"], "values": null}', "values", id="no values"
+        ),
+        pytest.param("timings.json", '{"train": "long"}', "train", id="a time of no number"),
+        pytest.param("commands.json", '["python"]', "0:", id="commands without what they do"),
+        pytest.param(
+            "evaluation.json",
+            '{"protocol": "casiab", "split": "x", "rows": {}}',
+            "rows",
+            id="a table without rows",
+        ),
+        pytest.param("history.jsonl", '{"loss": 1}', "without a step", id="points without a step"),
         pytest.param("recipe.json", '{"name": 1}', "is not one", id="a recipe of another version"),
     ],
 )

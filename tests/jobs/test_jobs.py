@@ -68,15 +68,15 @@ def test_silhouettes_become_a_registered_model_that_compares_walks(
     small += ["--batch.num-subjects", "2", "--batch.num-sequences", "2", "--data.split", "first:2"]
     words = ["gaitgl-demo", "--shards", "shards", "--run-name", "small", "--tracking-uri", uri]
     trained = _run("train", *words, *small, "--num-workers", "2", cwd=tmp_path)
-    assert trained.stderr == "" or "step" in trained.stderr
+    # Nothing but progress: no warning, no note of a library, no stack trace.
+    assert all(" step " in line for line in trained.stderr.splitlines())
     run_id = trained.stdout.split("mlflow run: ")[1].split()[0]
 
     words = ["--model", "runs/small", "--shards", "shards", "--out", "evaluation"]
     words += ["--tracking-uri", uri, "--mlflow-run", run_id]
     scored = _run("evaluate", *words, cwd=tmp_path)
     assert "untrained" in scored.stdout
-    assert "Traceback" not in scored.stderr
-    assert "Warning" not in scored.stderr
+    assert scored.stderr == ""
     written = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     assert written["rows"]["trained"]["means"]["NM"] is not None
 
@@ -204,18 +204,20 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.timeout(400)
 def test_a_job_runs_under_ray_job_submit(cluster: str, tree: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", cluster),
-            *("--runtime-env-json", json.dumps({"excludes": [".venv", ".git", "runs"]})),
-            *("--working-dir", str(_ROOT), "--"),
-            *("python", "jobs/preprocess.py", "--dataset", "casiab", "--root", str(tree)),
-            *("--out", str(tmp_path / "shards"), "--num-workers", "2"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", cluster),
+        *("--runtime-env-json", json.dumps({"excludes": [".venv", ".git", "runs"]})),
+        *("--working-dir", str(_ROOT), "--"),
+        *("python", "jobs/preprocess.py", "--dataset", "casiab", "--root", str(tree)),
+        *("--out", str(tmp_path / "shards"), "--num-workers", "2"),
+    ]
+    deadline = time.monotonic() + 120
+    while True:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        # The dashboard answers some seconds before the agent that runs jobs is there.
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            break
+        time.sleep(2)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "40 rows" in done.stdout
     assert list((tmp_path / "shards").glob("part-*.parquet"))
