@@ -130,7 +130,7 @@ def test_what_is_missing_is_said(walks, tmp_path):
     ("name", "content", "says"),
     [
         pytest.param("evaluation.json", "{", "Invalid JSON", id="cut short"),
-        pytest.param("timings.json", "[1]", "valid dictionary", id="another kind of value"),
+        pytest.param("timings.json", "[1]", "should be an object", id="another kind of value"),
         pytest.param("evaluation.json", "{}", "protocol: Field required", id="nothing in it"),
         pytest.param(
             "distances.json",
@@ -163,7 +163,7 @@ def test_a_damaged_file_is_left_out_and_said(run, name, content, says):
     (run / name).write_text(content)
     report = gather([], [run])
     assert [sentence for sentence in report.missing if name in sentence and says in sentence]
-    assert report.history
+    assert report.history or name == "history.jsonl"
 
 
 def test_a_file_is_read_from_the_first_folder_that_has_it(run, tmp_path):
