@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,15 +54,17 @@ def main() -> int:
     uri = tracking.prepare(options.tracking_uri) if options.model.startswith("models:/") else ""
     out = options.out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
-    model = resolve_model(options.model, tracking_uri=uri, scratch=out.parent).absolute()
     shards = options.shards.absolute()
-    if options.num_workers:
-        with ray_session.start(address=options.address):
-            embeddings = embed(
-                shards, model, num_workers=options.num_workers, num_threads=options.num_threads
-            )
-    else:
-        embeddings = embed(shards, model, num_workers=0)
+    # Beside the result, because all nodes see that folder.
+    with tempfile.TemporaryDirectory(prefix=".model-", dir=out.parent) as folder:
+        model = resolve_model(options.model, tracking_uri=uri, scratch=Path(folder)).absolute()
+        if options.num_workers:
+            with ray_session.start(address=options.address):
+                embeddings = embed(
+                    shards, model, num_workers=options.num_workers, num_threads=options.num_threads
+                )
+        else:
+            embeddings = embed(shards, model, num_workers=0)
     distances = part_distances(embeddings.values, embeddings.values)
     labels = embeddings.sequence_ids
     width = max(len(label) for label in labels)

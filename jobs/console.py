@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -29,6 +30,8 @@ def run(main: Callable[[], int]) -> int:
     logging.getLogger("raygait").setLevel(logging.INFO)
     from raygait.errors import RaygaitError
 
+    # A cluster stops a job by SIGTERM; as an exit, it still closes what is open.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         return main()
     except (RaygaitError, OSError) as error:

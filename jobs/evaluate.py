@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,21 +57,26 @@ def main() -> int:
     needs_server = options.mlflow_run or options.model.startswith("models:/")
     uri = tracking.prepare(options.tracking_uri) if needs_server else ""
     out = options.out.absolute()
-    model = resolve_model(options.model, tracking_uri=uri, scratch=out)
+    run = tracking.find_run(uri, options.mlflow_run) if options.mlflow_run else None
+    if not options.model.startswith("models:/"):
+        resolve_model(options.model, tracking_uri=uri, scratch=out)  # a typo leaves no folder
     out.mkdir(parents=True, exist_ok=True)
-    with ray_session.start(address=options.address):
-        result = run_benchmark(
-            model.absolute(),
-            options.shards.absolute(),
-            scratch=out if options.baselines else None,
-            num_workers=options.num_workers,
-            num_threads=options.num_threads,
-        )
+    # Below the result, because all nodes see that folder.
+    with tempfile.TemporaryDirectory(prefix=".models-", dir=out) as folder:
+        scratch = Path(folder)
+        model = resolve_model(options.model, tracking_uri=uri, scratch=scratch).absolute()
+        with ray_session.start(address=options.address):
+            result = run_benchmark(
+                model,
+                options.shards.absolute(),
+                scratch=scratch if options.baselines else None,
+                num_workers=options.num_workers,
+                num_threads=options.num_threads,
+            )
     (out / "evaluation.json").write_text(json.dumps(result.to_dict(), indent=2) + "\n")
     print(result.to_text())
     print(f"\nwritten: {out / 'evaluation.json'}")
-    if options.mlflow_run:
-        run = tracking.find_run(uri, options.mlflow_run)
+    if run is not None:
         run.log_metrics(result.metrics())
         run.log_dict(result.to_dict(), "evaluation.json")
         run.log_text(result.to_text() + "\n", "evaluation.txt")

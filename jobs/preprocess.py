@@ -48,7 +48,8 @@ class Options:
     max_reject_share: float = 0.5
     """Share of sources without any row, 0..1, above which the exit code is 1."""
     overwrite: bool = False
-    """Replace a folder that was written with other settings or from another data set."""
+    """Replace a folder that was written with other settings, from another data set or another
+    folder, or that would lose more than half of its sources."""
     address: str | None = None
     """Ray cluster to use; a local one if left out and none is named in the environment."""
     video: VideoSettings = field(default_factory=VideoSettings)

@@ -44,14 +44,15 @@ class Options:
     """The whole product on real video, in one command."""
 
     out: Path = Path("runs/demo")
-    """Folder for everything; a second run into it does only what is missing."""
+    """Folder for everything. A second run into it keeps clips, shards and training; it scores and
+    registers again."""
     num_train: int = 32
     """Synthetic subjects that train."""
     num_test: int = 12
     """Synthetic subjects that are tested; none of them trains."""
     num_frames: int = 30
     """Frames of a synthetic walk."""
-    num_steps: int = 240
+    num_steps: int = 300
     """Training steps."""
     num_workers: int = 2
     """Workers of each step."""

@@ -17,6 +17,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jobs.console as console
+from raygait.errors import RegistryError
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Options:
     tracking_uri: str = ""
     """MLflow server or store; MLFLOW_TRACKING_URI, or sqlite:///mlflow.db here."""
     experiment: str = "raygait"
-    """Experiment of the run that the version belongs to, if --mlflow-run is not given."""
+    """Experiment of a run made for the version, if the run that trained it is not known."""
     mlflow_run: str = ""
-    """Id of the MLflow run that trained the model."""
+    """Id of the MLflow run that trained the model; a training run's folder remembers its own."""
     evaluation: Path | None = None
     """evaluation.json of this model; its mean rank-1 become tags of the version."""
 
@@ -47,13 +48,22 @@ def main() -> int:
     from raygait.experiments import registry, tracking
     from raygait.experiments.resolve import resolve_model
 
+    if str(options.model).startswith("models:"):
+        raise RegistryError(f"--model has to be a folder, got {options.model}")
     uri = tracking.prepare(options.tracking_uri)
     model = resolve_model(str(options.model), tracking_uri=uri, scratch=Path())
     tags = {}
     if options.evaluation is not None:
-        tags = {name: f"{value:.2f}" for name, value in metrics_of_file(options.evaluation).items()}
+        metrics = metrics_of_file(options.evaluation, model)
+        tags = {name: f"{value:.2f}" for name, value in metrics.items()}
+    run = None
     if options.mlflow_run:
         run = tracking.find_run(uri, options.mlflow_run)
+    else:
+        remembered = tracking.recall_run(options.model / "mlflow.json")
+        if remembered is not None and remembered.tracking_uri == uri:
+            run = remembered
+    if run is not None:
         version = registry.register(model, options.name, run=run, alias=options.alias, tags=tags)
     else:
         run = tracking.open_run(uri, options.experiment, f"register {options.name}")

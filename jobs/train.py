@@ -56,10 +56,13 @@ class Options:
 def main() -> int:
     """Parse, train, print where the result is."""
     words = sys.argv[1:]
+    if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
+        print(f"the first word has to be a recipe, got {words[0]}", file=sys.stderr)
+        return 2
     if not words or words[0].startswith("-"):
         print(__doc__)
         print("Recipes:\n  " + "\n  ".join(sorted(named.RECIPES)))
-        return 0 if words in ([], ["--help"], ["-h"]) else 2
+        return 0
     recipe = named.recipe(words[0])
     options = tyro.cli(
         Options,
@@ -68,20 +71,24 @@ def main() -> int:
         default=Options(recipe=recipe, shards=tyro.MISSING),
     )
     # Imported late: it pulls in torch and Ray Train, which --help need not wait for.
-    from raygait.training.launch import train
+    from raygait.training.launch import MLFLOW_RUN, check_recipe, train
 
-    run = tracking.open_run(
+    name = options.run_name or recipe.name
+    # Before an MLflow run is opened, which every mistake would leave behind as failed.
+    check_recipe(options.recipe, options.shards, options.num_workers)
+    run = tracking.remembered_run(
+        options.out / name / MLFLOW_RUN,
         tracking.prepare(options.tracking_uri),
         options.experiment,
-        options.run_name or recipe.name,
+        name,
         parameters=options.recipe.to_flat(),
     )
-    with ray_session.start(address=options.address), tracking.closing(run):
+    with tracking.closing(run), ray_session.start(address=options.address):
         result = train(
             options.recipe,
             options.shards,
             options.out,
-            name=options.run_name or recipe.name,
+            name=name,
             num_workers=options.num_workers,
             num_threads=options.num_threads,
             use_gpu=options.use_gpu,

@@ -35,7 +35,9 @@ class Options:
     """Folder of shards, readable under this path by every node."""
     grid: Annotated[list[str], tyro.conf.arg(metavar="PATH=VALUE,VALUE"), tyro.conf.UseAppendAction]
     """A dotted path and its values; give it once a path."""
-    set: Annotated[list[str], tyro.conf.arg(metavar="PATH=VALUE"), tyro.conf.UseAppendAction]
+    shared: Annotated[
+        list[str], tyro.conf.arg(name="set", metavar="PATH=VALUE"), tyro.conf.UseAppendAction
+    ]
     """A dotted path and the value that all combinations share."""
     out: Path = Path("runs")
     """Folder of runs, on storage that all nodes share."""
@@ -66,16 +68,21 @@ def main() -> int:
     from raygait.recipes.schema import with_overrides
     from raygait.tuning.grid import run_grid
 
-    shared = {path: values[0] for path, values in map(parse_values, options.set)}
+    shared = {}
+    for path, values in map(parse_values, options.shared):
+        if len(values) != 1:
+            raise RecipeError(f"--set {path} has {len(values)} values; --grid takes several")
+        shared[path] = values[0]
     recipe = with_overrides(named.recipe(options.recipe), shared)
     grid = dict(map(parse_values, options.grid))
-    parent = tracking.open_run(
+    parent = tracking.remembered_run(
+        options.out / options.run_name / "mlflow.json",
         tracking.prepare(options.tracking_uri),
         options.experiment,
         options.run_name,
         parameters={"recipe": recipe.name, **{f"grid.{path}": v for path, v in grid.items()}},
     )
-    with ray_session.start(address=options.address), tracking.closing(parent):
+    with tracking.closing(parent), ray_session.start(address=options.address):
         result = run_grid(
             recipe,
             grid,

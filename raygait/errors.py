@@ -8,6 +8,7 @@
     │   ├── Undecodable         not a video, empty, or without one decodable frame
     │   ├── FrameSizeRefused    smaller or larger than the stated limits
     │   ├── NoPerson            nobody was found, or nobody for long enough
+    │   ├── NotAMask            an image that is something else than one person's mask
     │   └── EmptySilhouette     a mask without a usable pixel
     ├── ShardError              a shard on disk cannot be used
     │   ├── SchemaMismatch      columns or types are not the format's
@@ -16,6 +17,7 @@
     │   └── SettingsMismatch    the folder was written with other settings
     ├── RecipeError             a recipe, an override or a recipe file is not valid
     ├── ModelInputError         a tensor does not fit the model (rank, size, length, values)
+    ├── ClusterTooSmall         not one worker, or not all that were asked for, can be placed
     ├── TrainingError           a run cannot start, continue or be trusted
     └── RegistryError           a model version cannot be written, found or trusted
 
@@ -65,6 +67,12 @@ class NoPerson(VideoError):
     reason = "no-person"
 
 
+class NotAMask(VideoError):
+    """An image in a folder of masks that is none: colours, alpha, 16 bits, 0..1 or inverted."""
+
+    reason = "not-a-mask"
+
+
 class EmptySilhouette(VideoError):
     """A mask without a usable pixel."""
 
@@ -97,6 +105,10 @@ class RecipeError(RaygaitError):
 
 class ModelInputError(RaygaitError, ValueError):
     """A tensor does not fit the model: rank, channels, size, length or values."""
+
+
+class ClusterTooSmall(RaygaitError):
+    """The workers that were asked for cannot be placed; Ray would wait for ever."""
 
 
 class TrainingError(RaygaitError):

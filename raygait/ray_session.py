@@ -17,6 +17,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from raygait.errors import RaygaitError
+
 # Read by Ray when it starts, not when it is imported; whoever has set one knows why.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -158,3 +160,40 @@ def stderr_without(*phrases: str) -> Iterator[None]:
         # does keeps it alive, and is not waited for.
         os.dup2(kept, 2)
         thread.join(timeout=1)
+
+
+def num_places(num_cpus: float, num_gpus: float = 0) -> int:
+    """How many workers of this size the cluster can hold, whatever runs on it now.
+
+    A worker has to fit on one node: two nodes of 4 CPUs hold no worker of 6.
+
+    Args:
+        num_cpus: Logical CPUs a worker, > 0.
+        num_gpus: GPUs a worker.
+    """
+    import ray
+
+    places = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            have = node["Resources"]
+            fits = int(have.get("CPU", 0) // num_cpus)
+            places += min(fits, int(have.get("GPU", 0) // num_gpus)) if num_gpus else fits
+    return places
+
+
+def own_error(error: BaseException) -> RaygaitError | None:
+    """The error that raygait raised on purpose in a worker, out of Ray's wrappings, or None."""
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        current = todo.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        # Ray's own error of a task inherits from the cause's class and speaks in stack traces.
+        if isinstance(current, RaygaitError) and not hasattr(current, "cause"):
+            return current
+        todo += [getattr(current, "cause", None), current.__cause__, current.__context__]
+        todo += getattr(current, "worker_failures", {}).values()
+    return None

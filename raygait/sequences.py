@@ -49,7 +49,7 @@ class Reject:
     Attributes:
         source_id: `GaitSequence.source_id` of the source.
         track: Number of the track inside a video; -1 when the whole source is meant.
-        stage: Where it ended: `decode`, `detect`, `track`, `gate`, `silhouette`, `encode`.
+        stage: Where it ended: `decode`, `detect`, `gate`, `silhouette`.
         reason: A short fixed word to count by: `undecodable`, `no-person`, `short-track`, ...
         detail: One sentence for a person: what was got, what was expected.
     """

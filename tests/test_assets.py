@@ -3,6 +3,7 @@ import dataclasses
 import hashlib
 import io
 import os
+import struct
 import subprocess
 import sys
 import tarfile
@@ -145,6 +146,57 @@ def test_a_damaged_archive_is_named_in_the_error(empty_cache: Path, content: byt
     archive.write_bytes(content)
     with pytest.raises(AssetError, match=archive.name):
         asset(SMALL)
+
+
+def damaged_stream(archive: Path, member: str) -> None:
+    """Bytes that are no deflate stream where the member's begins."""
+    content = bytearray(archive.read_bytes())
+    with zipfile.ZipFile(archive) as wheel:
+        begin = wheel.getinfo(member).header_offset + 30 + len(member)
+    content[begin : begin + 64] = b"\xff" * 64
+    archive.write_bytes(content)
+
+
+def set_in_both_headers(archive: Path, offset: int, value: int) -> None:
+    """Set two bytes of the local and of the central header (APPNOTE 4.3.7, 4.3.12)."""
+    content = bytearray(archive.read_bytes())
+    for signature, shift in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):
+        at = content.index(signature) + offset + shift
+        content[at : at + 2] = struct.pack("<H", value)
+    archive.write_bytes(content)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda archive, member: damaged_stream(archive, member),
+        lambda archive, _: set_in_both_headers(archive, 6, 1),
+        lambda archive, _: set_in_both_headers(archive, 8, 99),
+    ],
+    ids=["damaged stream", "password", "unknown compression"],
+)
+def test_a_damaged_member_is_named_in_the_error(empty_cache: Path, damage) -> None:
+    wanted = ASSETS["blazepose-landmark-full"]
+    empty_cache.mkdir()
+    archive = empty_cache / wanted.package.archive
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr(wanted.member, bytes(wanted.size_bytes))
+    damage(archive, wanted.member)
+    with pytest.raises(AssetError, match=f"cannot read {wanted.member}"):
+        asset(wanted.name)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_member_of_another_size_is_refused_before_it_is_read(empty_cache: Path) -> None:
+    wanted = ASSETS["blazepose-landmark-full"]
+    archive = place_wheel(empty_cache, {wanted.member: bytes(wanted.size_bytes + 1)})
+    # Reading it would fail on its checksum.
+    content = bytearray(archive.read_bytes())
+    content[60] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(AssetError, match=f"has {wanted.size_bytes + 1} bytes, expected"):
+        asset(wanted.name)
 
 
 @pytest.mark.usefixtures("offline")

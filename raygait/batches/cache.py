@@ -21,6 +21,7 @@ import pyarrow as pa
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from raygait.errors import ShardError
 from raygait.shards import codec, reader
 
 _COLUMNS = ("sequence_id", "subject", "condition", "view")
@@ -32,7 +33,7 @@ class FrameCache:
     """Frames of every sequence of a folder of shards, mapped from one Arrow file.
 
     Args:
-        path: File that `build` wrote.
+        path: File that `open_cache` made.
 
     Attributes:
         sequence_ids: One a row.
@@ -78,10 +79,16 @@ def open_cache(
             user below the temporary directory.
 
     Raises:
-        ShardError: A shard cannot be read or does not check out.
+        ShardError: A shard cannot be read or does not check out, or the cache's folder belongs to
+            another user.
     """
     folder = folder or _default_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid != os.getuid():
+        raise ShardError(
+            f"{folder} belongs to another user, who could put any frames there; set RAYGAIT_CACHE "
+            "to a folder of yours"
+        )
     digest = reader.digest(shards)
     path = folder / f"{modality}-{_LAYOUT}-{digest[:32]}.arrow"
     if not path.exists():

@@ -31,8 +31,8 @@ def step_generator(seed: int, stream: int, step: int, position: int = 0) -> np.r
 class IdentitySampler:
     """Draws P subjects without replacement and K sequences of each.
 
-    With fewer than P subjects, subjects repeat; with fewer than K sequences of a subject, its
-    sequences repeat only as often as they must.
+    With fewer than P subjects, subjects repeat and each time draw sequences anew; with fewer than
+    K sequences of a subject, each of them is used as often as any other give or take one.
 
     Args:
         subjects: Subject of each row that may be drawn, in row order.

@@ -20,15 +20,17 @@ def index(root: Path | str, *, dataset: str = "casiab") -> list[GaitSequence]:
     """Every folder at `SUBJECT/CONDITION/VIEW`, sorted; a sequence each.
 
     Whether it holds masks is found out when it is read. Names that begin with a dot are not looked
-    at. Files beside the folders, folders without folders and folders inside a sequence are left
-    out and named in the log.
+    at. Files beside the folders, folders without folders, folders inside a sequence, links to
+    folders out of the root and folders that may not be read are left out and named in the log. A
+    sequence that may not be read is listed.
 
     Args:
         root: Folder of subjects.
         dataset: Name that the sequences get.
 
     Raises:
-        DatasetError: The root or a folder in it cannot be read, or no folder fits the layout.
+        DatasetError: The root cannot be read, a folder in it fails to be, or no folder fits the
+            layout.
     """
     root = Path(root)
     sequences = [
@@ -40,9 +42,9 @@ def index(root: Path | str, *, dataset: str = "casiab") -> list[GaitSequence]:
             source=view.relative_to(root).as_posix(),
             kind="silhouettes",
         )
-        for subject in _folders(root)
-        for condition in _folders(subject)
-        for view in _folders(condition)
+        for subject in _folders(root, root)
+        for condition in _folders(subject, root)
+        for view in _folders(condition, root)
     ]
     if not sequences:
         raise DatasetError(
@@ -53,10 +55,21 @@ def index(root: Path | str, *, dataset: str = "casiab") -> list[GaitSequence]:
     return sequences
 
 
-def _folders(parent: Path) -> Iterator[Path]:
+def _folders(parent: Path, root: Path) -> Iterator[Path]:
+    try:
+        entries = [(entry, entry.is_dir()) for entry in _entries(parent)]
+    except PermissionError as error:
+        if parent == root:
+            raise _cannot_be_read(parent, error) from error
+        logger.warning("%s: may not be read, left out", parent)
+        return
+    except OSError as error:
+        raise _cannot_be_read(parent, error) from error
     found = False
-    for entry in _entries(parent):
-        if entry.is_dir():
+    for entry, is_folder in entries:
+        if is_folder and entry.is_symlink() and not _is_below(entry, root):
+            logger.warning("%s: a link out of %s is not followed, left out", entry, root)
+        elif is_folder:
             found = True
             yield entry
         else:
@@ -70,6 +83,9 @@ def _warn_of_folders_inside(leaf: Path) -> None:
     try:
         with os.scandir(leaf) as entries:
             inside = [entry.name for entry in entries if entry.is_dir()]
+    except PermissionError:
+        logger.warning("%s: may not be read", leaf)
+        return
     except OSError as error:
         raise _cannot_be_read(leaf, error) from error
     for name in sorted(inside):
@@ -77,10 +93,11 @@ def _warn_of_folders_inside(leaf: Path) -> None:
 
 
 def _entries(parent: Path) -> list[Path]:
-    try:
-        return sorted(entry for entry in parent.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise _cannot_be_read(parent, error) from error
+    return sorted(entry for entry in parent.iterdir() if not entry.name.startswith("."))
+
+
+def _is_below(link: Path, root: Path) -> bool:
+    return link.resolve().is_relative_to(root.resolve())
 
 
 def _cannot_be_read(folder: Path, error: OSError) -> DatasetError:

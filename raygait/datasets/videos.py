@@ -13,7 +13,10 @@ logger = logging.getLogger(__name__)
 
 # What FFmpeg reads and cameras, phones and data sets write; case does not matter.
 EXTENSIONS = frozenset(
-    (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+    (
+        *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+        *(".mts", ".ts", ".webm", ".wmv"),
+    )
 )
 
 
@@ -25,19 +28,26 @@ def index(root: Path | str, *, dataset: str = "videos") -> list[GaitSequence]:
 
     Not looked at: files with other extensions, and names that begin with a dot. Links are followed
     only to files that lie below the root too; any other link, to a folder or out of the root, is
-    left out and named in the log.
+    left out and named in the log, and so is a folder that may not be read.
 
     Args:
         root: Folder of clips.
         dataset: Name that the sequences get.
 
     Raises:
-        DatasetError: The root or a folder in it cannot be read, or holds no clip.
+        DatasetError: The root cannot be read, a folder in it fails to be, or there is no clip.
     """
     root = Path(root)
     sources: list[str] = []
     num_other = 0
-    for folder, folders, files in os.walk(root, onerror=_cannot_be_read):
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, PermissionError) and Path(error.filename) != root:
+            logger.warning("%s: may not be read, left out", error.filename)
+            return
+        raise DatasetError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+    for folder, folders, files in os.walk(root, onerror=refuse):
         for name in list(folders):
             path = Path(folder, name)
             if name.startswith("."):
@@ -49,10 +59,10 @@ def index(root: Path | str, *, dataset: str = "videos") -> list[GaitSequence]:
             path = Path(folder, name)
             if name.startswith(".") or path.suffix.lower() not in EXTENSIONS:
                 num_other += 1
+            elif not _is_file(path):  # first: a circle of links cannot be resolved
+                logger.warning("%s: neither a file nor a link to one, left out", path)
             elif path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
                 logger.warning("%s: a link out of %s is not followed, left out", path, root)
-            elif not path.is_file():
-                logger.warning("%s: neither a file nor a link to one, left out", path)
             else:
                 sources.append(path.relative_to(root).as_posix())
     if num_other:
@@ -72,5 +82,8 @@ def _sequence(dataset: str, source: str) -> GaitSequence:
     return GaitSequence(dataset, "", "", "", source, "video")
 
 
-def _cannot_be_read(error: OSError) -> None:
-    raise DatasetError(f"{error.filename}: cannot be read: {error.strerror}") from error
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:
+        return False

@@ -36,6 +36,9 @@ class Benchmark:
         num_too_short: Sequences left out because the network needs more frames.
         rows: `trained`, and with baselines `untrained` and `GEI`.
         chance: Probe condition -> rank-1 of a random guess, in percent.
+        recipe: Name of the model's recipe.
+        step: Training steps of the model.
+        shards_digest: Digest of the shards.
     """
 
     protocol: str
@@ -45,6 +48,9 @@ class Benchmark:
     num_too_short: int
     rows: dict[str, CrossViewTable]
     chance: dict[str, float]
+    recipe: str
+    step: int
+    shards_digest: str
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -56,6 +62,9 @@ class Benchmark:
             "num_too_short": self.num_too_short,
             "rows": {name: table.to_dict() for name, table in self.rows.items()},
             "chance": self.chance,
+            "recipe": self.recipe,
+            "step": self.step,
+            "shards_digest": self.shards_digest,
         }
 
     def metrics(self) -> dict[str, float]:
@@ -128,7 +137,14 @@ def run_benchmark(
         untrained = initial_model(saved.recipe, saved.subjects)
         save_model(scratch / "untrained", untrained.network, saved.recipe, saved.subjects, step=0)
         rows[UNTRAINED] = table(embedded(scratch / "untrained"))
-        rows[AVERAGED] = table(average_silhouettes(shards, data.width_px, test))
+        # The same frames of the same sequences as the network saw.
+        averages = average_silhouettes(
+            shards,
+            height_px=data.height_px,
+            width_px=data.width_px,
+            sequence_ids=trained.sequence_ids,
+        )
+        rows[AVERAGED] = table(averages)
     return Benchmark(
         protocol=protocol.name,
         split=data.split,
@@ -137,6 +153,9 @@ def run_benchmark(
         num_too_short=trained.num_too_short,
         rows=rows,
         chance=chance(trained.subjects, trained.conditions, trained.views, protocol),
+        recipe=saved.recipe.name,
+        step=saved.step,
+        shards_digest=reader.digest(shards),
     )
 
 
@@ -153,16 +172,26 @@ def metrics_of(evaluation: Mapping[str, Any]) -> dict[str, float]:
     return metrics
 
 
-def metrics_of_file(path: Path) -> dict[str, float]:
-    """`metrics_of` an `evaluation.json`.
+def metrics_of_file(path: Path, model: Path) -> dict[str, float]:
+    """`metrics_of` an `evaluation.json` of a model.
 
     Raises:
-        DatasetError: Not a file that an evaluation wrote.
+        DatasetError: Not a file that an evaluation wrote, or one of another model.
+        RegistryError: `model` is not a saved model.
     """
+    saved = load_model(model)
     try:
-        return metrics_of(json.loads(path.read_text()))
+        evaluation = json.loads(path.read_text())
+        metrics = metrics_of(evaluation)
+        scored = (evaluation["recipe"], evaluation["step"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path}: not an evaluation: {error!r}") from error
+    if scored != (saved.recipe.name, saved.step):
+        raise DatasetError(
+            f"{path}: scores {scored[0]} at step {scored[1]}, the model is {saved.recipe.name} at "
+            f"step {saved.step}; evaluate it first"
+        )
+    return metrics
 
 
 def score_model(model: Path, shards: Path) -> dict[str, float]:

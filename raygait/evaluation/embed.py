@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from jaxtyping import Float32
 from numpy import ndarray
 
 from raygait import ray_session
-from raygait.errors import DatasetError
+from raygait.errors import ClusterTooSmall, DatasetError
 from raygait.recipes.saved_model import load_model
 from raygait.shards import codec, reader
 
@@ -72,6 +73,7 @@ def embed(
         DatasetError: No row is left to embed.
         ShardError: A shard cannot be read.
         RegistryError: `model` is not a saved model.
+        ClusterTooSmall: No node has the CPUs of one worker.
     """
     paths = [str(path) for path in reader.list_shards(shards)]
     wanted = None if subjects is None else sorted(subjects)
@@ -82,11 +84,14 @@ def embed(
 
     import ray
     import ray.data
+    import ray.exceptions
 
     ray_session.quiet_data_log()
     # An actor that fits nowhere would be waited for without an error.
-    places = int(ray.cluster_resources().get("CPU", 1) // num_threads)
-    pool_size = max(1, min(num_workers, len(paths), places))
+    places = ray_session.num_places(num_threads)
+    if places < 1:
+        raise ClusterTooSmall(f"no node has the {num_threads} CPUs of one embedding worker")
+    pool_size = min(num_workers, len(paths), places)
     dataset = ray.data.from_items(
         [{"shard": path} for path in paths], override_num_blocks=len(paths)
     ).map_batches(
@@ -101,8 +106,14 @@ def embed(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.enable_auto_log_stats = False
-    with ray_session.stderr_without(ray_session.RESTART_NOTE):
-        tables = list(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
+    try:
+        with ray_session.stderr_without(ray_session.RESTART_NOTE):
+            tables = list(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
+    except ray.exceptions.RayError as error:
+        own = ray_session.own_error(error)
+        if own is None:
+            raise
+        raise own from None
     return _collect(pa.concat_tables(tables), shards)
 
 
@@ -179,13 +190,13 @@ def _batches_of_equal_length(rows: list[dict[str, Any]]) -> Iterator[list[dict[s
 def _collect(table: pa.Table, shards: Path) -> Embeddings:
     # Actors finish in any order; the result must not depend on it.
     table = table.sort_by("sequence_id")
-    kept = table.filter(pa.compute.is_valid(table["embedding"]))
+    kept = table.filter(pc.is_valid(table["embedding"]))
     if kept.num_rows == 0:
         raise DatasetError(
             f"{shards}: no sequence to embed ({table.num_rows} rows, none long enough or of the "
             f"wanted subjects)"
         )
-    values = np.asarray(pa.compute.list_flatten(kept["embedding"]), dtype=np.float32)
+    values = np.asarray(pc.list_flatten(kept["embedding"]), dtype=np.float32)
     num_parts = kept["num_parts"][0].as_py()
     sequence_ids, subjects, conditions, views = (kept[name].to_pylist() for name in _IDENTITY)
     return Embeddings(

@@ -108,8 +108,10 @@ def register(
 
 def _log(run: Run, checkpoint: Path, signature: ModelSignature, example: np.ndarray) -> Any:
     """Store the artefacts in the run; the fluent API is the only one that writes models."""
+    client = run.client()
+    before = client.get_run(run.run_id).info.status
     with mlflow.start_run(run_id=run.run_id):
-        return mlflow.pyfunc.log_model(
+        logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),
             artifacts={"model": str(checkpoint)},
@@ -118,6 +120,12 @@ def _log(run: Run, checkpoint: Path, signature: ModelSignature, example: np.ndar
             input_example=example,
             pip_requirements=[f"{p}=={importlib.metadata.version(p)}" for p in _NEEDED],
         )
+    # Leaving the block above has marked the run as finished; a failed run stays failed.
+    if before == "RUNNING":
+        client.update_run(run.run_id, status=before)
+    elif before != "FINISHED":
+        client.set_terminated(run.run_id, before)
+    return logged
 
 
 def _make_registered_model(client: MlflowClient, name: str) -> None:

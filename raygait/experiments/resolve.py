@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from pathlib import Path
 
 import mlflow
@@ -20,7 +20,8 @@ def resolve_model(reference: str, *, tracking_uri: str, scratch: Path) -> Path:
         reference: A checkpoint's folder; the folder of a training run, of which the newest
             checkpoint is taken; or `models:/NAME@ALIAS`, `models:/NAME/VERSION`.
         tracking_uri: Server that holds the registry.
-        scratch: Where a registered version is downloaded to; every worker has to see it.
+        scratch: Where a registered version is downloaded to, into a new folder that is the
+            caller's to remove; every worker has to see it.
 
     Raises:
         RegistryError: There is no such model.
@@ -39,9 +40,8 @@ def resolve_model(reference: str, *, tracking_uri: str, scratch: Path) -> Path:
 
 
 def _download(uri: str, tracking_uri: str, scratch: Path) -> Path:
-    target = scratch / "registered"
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
+    scratch.mkdir(parents=True, exist_ok=True)
+    target = Path(tempfile.mkdtemp(prefix="registered-", dir=scratch))
     try:
         with using(tracking_uri):
             mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(target))

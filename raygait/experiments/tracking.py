@@ -7,6 +7,8 @@ without one, a sqlite file in the working directory is used.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import logging
 import os
 import time
@@ -24,6 +26,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 
 import raygait
 from raygait.errors import RegistryError
+
+logger = logging.getLogger(__name__)
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 # The server takes at most 1000 metrics and 100 parameters a call.
@@ -64,6 +68,11 @@ class Run:
         client = self.client()
         for start in range(0, len(metrics), _METRICS_A_CALL):
             client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS_A_CALL])
+
+    def last_step(self, metric: str) -> int:
+        """The highest step that the server has of a metric; 0 for none."""
+        points = self.client().get_metric_history(self.run_id, metric)
+        return max((point.step for point in points), default=0)
 
     def log_parameters(self, values: Mapping[str, Any]) -> None:
         """Record parameters by dotted path."""
@@ -167,11 +176,60 @@ def find_run(tracking_uri: str, run_id: str) -> Run:
     return Run(tracking_uri, experiment.name, run_id)
 
 
+def remembered_run(
+    path: Path,
+    tracking_uri: str,
+    experiment: str,
+    name: str,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+) -> Run:
+    """The run that a folder belongs to: opened again if there is one, else a new one.
+
+    A training run or a grid that goes on after its driver died thus goes on in the same MLflow
+    run: its curves have no gap, and no run is left behind as if it were still going.
+
+    Args:
+        path: JSON file in the folder that remembers the run.
+        tracking_uri: As `prepare` returned it; another server than the remembered one gets a new
+            run.
+        experiment: As for `open_run`.
+        name: As for `open_run`.
+        parameters: As for `open_run`.
+    """
+    known = recall_run(path)
+    if known is not None and known.tracking_uri == tracking_uri:
+        client = known.client()
+        try:
+            client.update_run(known.run_id, status="RUNNING")
+        except MlflowException:
+            logger.warning("%s: the server no longer has run %s", path, known.run_id)
+        else:
+            return known
+    run = open_run(tracking_uri, experiment, name, parameters=parameters)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.with_name(f".tmp-{path.name}")
+    whole.write_text(json.dumps(dataclasses.asdict(run), indent=2) + "\n")
+    whole.replace(path)
+    return run
+
+
+def recall_run(path: Path) -> Run | None:
+    """The run that `remembered_run` wrote into this file; `None` if there is none."""
+    try:
+        return Run(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
 @contextlib.contextmanager
 def closing(run: Run) -> Iterator[Run]:
-    """Close a run when the block ends: finished, or failed when it raised."""
+    """Close a run when the block ends: finished, failed when it raised, killed when stopped."""
     try:
         yield run
+    except (KeyboardInterrupt, SystemExit):
+        run.end("KILLED")
+        raise
     except BaseException:
         run.end("FAILED")
         raise

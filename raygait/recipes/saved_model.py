@@ -14,9 +14,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pydantic
 import safetensors.torch
 import torch
 from jaxtyping import Float32, UInt8
@@ -118,37 +118,49 @@ def save_model(
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
-def load_model(folder: Path, *, device: str = "cpu") -> SavedModel:
-    """Read a folder that `save_model` wrote. No code in it is run.
+def load_model(folder: Path) -> SavedModel:
+    """Read a folder that `save_model` wrote, onto the CPU. No code in it is run.
 
     Args:
         folder: A checkpoint, or the artefacts of a registered version.
-        device: Where the network goes.
 
     Raises:
         RegistryError: A file is missing or damaged, the format version is unknown, or the weights
             do not fit the recipe; the message names the tensors.
     """
     try:
-        description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
+        text = (folder / DESCRIPTION).read_text()
+        # First: a newer format may have anything else in it.
+        version = _Version.model_validate_json(text).format_version
+        if version != FORMAT_VERSION:
+            raise RegistryError(
+                f"{folder}: saved model has format version {version}, this raygait reads "
+                f"{FORMAT_VERSION}"
+            )
+        description = _Description.model_validate_json(text)
         recipe = from_json((folder / RECIPE).read_text())
-        weights = safetensors.torch.load_file(str(folder / WEIGHTS), device=device)
+        weights = safetensors.torch.load_file(str(folder / WEIGHTS))
     except (OSError, ValueError, RecipeError, safetensors.SafetensorError) as error:
         raise RegistryError(f"{folder}: not a saved model: {error}") from error
-    if description.get("format_version") != FORMAT_VERSION:
-        raise RegistryError(
-            f"{folder}: saved model has format version {description.get('format_version')!r}, "
-            f"this raygait reads {FORMAT_VERSION}"
-        )
-    network = build_model(recipe, len(description["subjects"])).to(device)
+    network = build_model(recipe, len(description.subjects))
     load_weights(network, weights, where=str(folder))
     return SavedModel(
         network=network.eval(),
         recipe=recipe,
-        subjects=tuple(description["subjects"]),
-        step=int(description["step"]),
-        origin=description["origin"],
+        subjects=description.subjects,
+        step=description.step,
+        origin=description.origin,
     )
+
+
+class _Version(pydantic.BaseModel):
+    format_version: int
+
+
+class _Description(_Version):
+    step: int
+    subjects: tuple[str, ...]
+    origin: dict[str, str]
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], *, where: str) -> None:

@@ -15,8 +15,7 @@ Decoders check every byte that they use and raise `CorruptShard` rather than ret
 they never unpickle.
 
 - Silhouettes, lossless: zstd level 9 over the plain bytes of 16 frames.
-- Heatmaps, lossless on the uint8 (`quantise_heatmaps` says what was lost before): zstd level 6 over
-  8 frames.
+- Heatmaps, lossless on the uint8: zstd level 6 over 8 frames.
 - Crops, lossy: one JPEG of quality 90 a frame.
 
 Measured on two busy cores by `python tests/benchmarks/bench_codec.py`, bytes a frame (a pickled
@@ -40,7 +39,7 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 from numpy import ndarray
 from numpy.typing import NDArray
 
@@ -57,7 +56,13 @@ _HEAD = struct.Struct("<4sBH4I")
 _CHECK = struct.Struct("<I")
 # A head with a valid checksum is ours, but a crafted one must not make us ask for terabytes.
 _MAX_SIDE_PX = 8192
-_MAX_CHANNELS = 1024
+_MAX_JOINTS = 256
+_MAX_GROUP = 64
+_CHANNELS = {_SILHOUETTES: (1, 1), _HEATMAPS: (1, _MAX_JOINTS), _CROPS: (3, 3)}
+# What one byte of payload can become at most. zstd: a block of 128 KiB out of 4 bytes. JPEG: an
+# 8 x 8 block of samples takes two bits or more, and a colour sample may serve four pixels.
+_MAX_EXPANSION = {_SILHOUETTES: 2**15, _HEATMAPS: 2**15, _CROPS: 2**10}
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _JPEG_QUALITY = 90
 
 # Frames of a group and zstd level.
@@ -93,27 +98,7 @@ def decode_silhouettes(blob: bytes, frames: FrameSelection = None) -> UInt8[ndar
         CorruptShard: The blob is cut short, altered or something else.
         ValueError: A frame number is outside the sequence.
     """
-    return _unpack(blob, _SILHOUETTES, frames, _inflate)[:, 0]
-
-
-def quantise_heatmaps(
-    heatmaps: Float32[ndarray, "t j h w"],
-) -> tuple[UInt8[ndarray, "t j h w"], float]:
-    """Heatmaps as bytes and the scale that turns them back: `value = byte * scale`.
-
-    The scale maps the largest value of the sequence to 255, so no value is off by more than
-    half a scale.
-
-    Raises:
-        ValueError: A value is negative, infinite or not a number.
-    """
-    peak = float(heatmaps.max(initial=0.0))
-    if not np.isfinite(heatmaps).all() or float(heatmaps.min(initial=0.0)) < 0:
-        raise ValueError("heatmaps must be finite and not negative: apply the sigmoid first")
-    scale = peak / 255 if peak > 0 else 1 / 255
-    # In double precision, else a subnormal peak makes the quotient overflow.
-    levels = np.rint(heatmaps.astype(np.float64) / scale)
-    return levels.clip(0, 255).astype(np.uint8), scale
+    return _unpack(blob, _SILHOUETTES, frames, _check_zstd, _inflate)[:, 0]
 
 
 def encode_heatmaps(heatmaps: UInt8[ndarray, "t j h w"]) -> bytes:
@@ -123,14 +108,17 @@ def encode_heatmaps(heatmaps: UInt8[ndarray, "t j h w"]) -> bytes:
         heatmaps: One map a joint; the float value is this times the row's `heatmap_scale`.
 
     Raises:
-        ValueError: Not uint8 [t, j, h, w], or a side is 0 or over 8192 px.
+        ValueError: Not uint8 [t, j, h, w], over 256 joints, or a side is 0 or over 8192 px.
     """
-    return _deflate(_HEATMAPS, _checked(heatmaps, "heatmaps", num_axes=4), *_HEATMAP_GROUP)
+    frames = _checked(heatmaps, "heatmaps", num_axes=4)
+    if frames.shape[1] > _MAX_JOINTS:
+        raise ValueError(f"heatmaps have at most {_MAX_JOINTS} joints, got {frames.shape[1]}")
+    return _deflate(_HEATMAPS, frames, *_HEATMAP_GROUP)
 
 
 def decode_heatmaps(blob: bytes, frames: FrameSelection = None) -> UInt8[ndarray, "t j h w"]:
     """Frames of a blob that `encode_heatmaps` made; see `decode_silhouettes` for the rest."""
-    return _unpack(blob, _HEATMAPS, frames, _inflate)
+    return _unpack(blob, _HEATMAPS, frames, _check_zstd, _inflate)
 
 
 def encode_crops(crops: UInt8[ndarray, "t h w 3"]) -> bytes:
@@ -156,16 +144,8 @@ def encode_crops(crops: UInt8[ndarray, "t h w 3"]) -> bytes:
 
 def decode_crops(blob: bytes, frames: FrameSelection = None) -> UInt8[ndarray, "t h w 3"]:
     """RGB frames of a blob that `encode_crops` made; see `decode_silhouettes` for the rest."""
-
-    def decode_jpeg(payload: memoryview, shape: tuple[int, ...]) -> _Frames:
-        image = cv2.imdecode(np.frombuffer(payload, np.uint8), cv2.IMREAD_COLOR)
-        if image is None or image.shape != (shape[2], shape[3], shape[1]):
-            raise CorruptShard(
-                f"a crop does not decode to {shape[2]} x {shape[3]} RGB: write the shard again"
-            )
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).transpose(2, 0, 1)[None]
-
-    return np.ascontiguousarray(_unpack(blob, _CROPS, frames, decode_jpeg).transpose(0, 2, 3, 1))
+    planes = _unpack(blob, _CROPS, frames, _check_jpeg, _decode_jpeg)
+    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
 
 
 def _checked(frames: NDArray[np.uint8], name: str, *, num_axes: int) -> NDArray[np.uint8]:
@@ -191,23 +171,33 @@ def _unpack(
     blob: bytes,
     magic: bytes,
     selection: FrameSelection,
+    check: Callable[[memoryview, tuple[int, ...]], None],
     decode: Callable[[memoryview, tuple[int, ...]], _Frames],
 ) -> _Frames:
     shape, group, offsets, checksums = _read_head(blob, magic)
     indices = _resolve(selection, shape[0])
-    frames = np.empty((len(indices), *shape[1:]), np.uint8)
     groups = indices // group
-    for number in np.unique(groups):
+    payloads: dict[int, tuple[memoryview, tuple[int, int, int, int]]] = {}
+    for number in map(int, np.unique(groups)):
         payload = memoryview(blob)[offsets[number] : offsets[number + 1]]
         if zlib.crc32(payload) != checksums[number]:
             raise CorruptShard(
                 f"{_NAMES[magic]}: the checksum of frames from {number * group} on does not agree: "
                 "the shard is damaged, write it again"
             )
-        start = int(number) * group
-        wanted = groups == number
-        decoded = decode(payload, (min(group, shape[0] - start), *shape[1:]))
-        frames[wanted] = decoded[indices[wanted] - start]
+        plain_shape = (min(group, shape[0] - number * group), *shape[1:])
+        check(payload, plain_shape)
+        payloads[number] = payload, plain_shape
+    try:
+        frames = np.empty((len(indices), *shape[1:]), np.uint8)
+        for number, (payload, plain_shape) in payloads.items():
+            wanted = groups == number
+            frames[wanted] = decode(payload, plain_shape)[indices[wanted] - number * group]
+    except MemoryError as error:
+        raise CorruptShard(
+            f"{_NAMES[magic]}: {len(indices)} frames of {list(shape[1:])} do not fit into memory: "
+            "the blob is damaged, or ask for fewer frames at a time"
+        ) from error
     return frames
 
 
@@ -233,9 +223,16 @@ def _read_head(
     (check,) = _CHECK.unpack_from(blob, table_end)
     if zlib.crc32(memoryview(blob)[:table_end]) != check:
         raise CorruptShard(f"{name}: the checksum of the head does not agree")
-    if not (1 <= c <= _MAX_CHANNELS and 1 <= h <= _MAX_SIDE_PX and 1 <= w <= _MAX_SIDE_PX):
+    fewest, most = _CHANNELS[magic]
+    if not (fewest <= c <= most and 1 <= h <= _MAX_SIDE_PX and 1 <= w <= _MAX_SIDE_PX):
         raise CorruptShard(f"{name}: impossible frame shape {[c, h, w]}")
+    if group > _MAX_GROUP:
+        raise CorruptShard(f"{name}: groups of {group} frames, at most {_MAX_GROUP} are possible")
     table = np.frombuffer(blob, "<u4", 2 * num_groups, _HEAD.size).reshape(num_groups, 2)
+    num_frames = np.full(num_groups, group, np.int64)
+    num_frames[-1:] -= num_groups * group - t
+    if (num_frames * (c * h * w) > table[:, 0].astype(np.int64) * _MAX_EXPANSION[magic]).any():
+        raise CorruptShard(f"{name}: {t} frames of {[c, h, w]} are not in {len(blob)} bytes")
     offsets = np.zeros(num_groups + 1, np.int64)
     np.cumsum(table[:, 0], out=offsets[1:])
     offsets += table_end + _CHECK.size
@@ -264,6 +261,48 @@ def _deflate(magic: bytes, frames: _Frames, group: int, level: int) -> bytes:
         for start in range(0, len(frames), group)
     ]
     return _pack(magic, frames.shape, group, payloads)
+
+
+def _check_zstd(payload: memoryview, shape: tuple[int, ...]) -> None:
+    """Believe the blob's head only when the compressed frame says the same (RFC 8878, 3.1.1.1)."""
+    head = bytes(payload[:18])
+    declared = -1
+    if len(head) > 5 and head.startswith(_ZSTD_MAGIC):
+        is_single_segment = head[4] >> 5 & 1
+        start = 5 + (1 - is_single_segment) + (0, 1, 2, 4)[head[4] & 3]
+        width = (is_single_segment, 2, 4, 8)[head[4] >> 6]
+        if width:
+            declared = int.from_bytes(head[start : start + width], "little")
+            declared += 256 if width == 2 else 0
+    size = int(np.prod(shape))
+    if declared != size:
+        raise CorruptShard(f"a group says that it holds {declared} bytes, expected {size}")
+
+
+def _check_jpeg(payload: memoryview, shape: tuple[int, ...]) -> None:
+    """Find the frame header (ITU-T T.81, B.2.2) and compare its size before anything is decoded."""
+    place = 2
+    while place + 10 <= len(payload) and payload[place] == 0xFF:
+        marker = payload[place + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if struct.unpack_from(">HHB", payload, place + 5) == (shape[2], shape[3], shape[1]):
+                return
+            break
+        place += 2 + int.from_bytes(payload[place + 2 : place + 4], "big")
+    raise _no_such_crop(shape)
+
+
+def _decode_jpeg(payload: memoryview, shape: tuple[int, ...]) -> _Frames:
+    image = cv2.imdecode(np.frombuffer(payload, np.uint8), cv2.IMREAD_COLOR)
+    if image is None or image.shape != (shape[2], shape[3], shape[1]):
+        raise _no_such_crop(shape)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).transpose(2, 0, 1)[None]
+
+
+def _no_such_crop(shape: tuple[int, ...]) -> CorruptShard:
+    return CorruptShard(
+        f"a crop does not decode to {shape[2]} x {shape[3]} RGB: write the shard again"
+    )
 
 
 def _inflate(payload: memoryview, shape: tuple[int, ...]) -> _Frames:

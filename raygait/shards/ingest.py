@@ -7,8 +7,9 @@ A part is a handful of sources and one file. Folders of masks skip the finders. 
 and summaries cross process borders; frames live and die inside a builder, one row group at a time.
 
 What a run leaves behind is a function of the sources and the settings: any number of workers, any
-order and any crash give the same rows, and a second run does only what is missing. Bad input is a
-reject with stage and reason, and never stops the rest.
+order and any crash give the same rows, and a second run does only what is missing, damaged or ended
+by bad luck (`workers.PASSING`). Bad input is a reject with stage and reason, and never stops the
+rest.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from raygait.sequences import GaitSequence
 from raygait.shards import reader, writer
 from raygait.shards.plan import Part, Source, choose_num_parts, look_up, plan
 from raygait.shards.schema import PartSummary
-from raygait.shards.workers import UNEXPECTED, Builder, Finder
+from raygait.shards.workers import PASSING, UNEXPECTED, Builder, Finder, asset_digests
 from raygait.video.extraction import PeopleDescriber, PeopleFinder, VideoSettings
 
 _log = logging.getLogger(__name__)
@@ -137,25 +138,38 @@ def ingest(
         source_root: Folder that the sequences' sources are relative to; all workers see it.
         out: Folder of shards, made if missing; all workers see it.
         settings: What becomes of a clip; the defaults of `VideoSettings` when None.
-        num_workers: Builders, and for clips as many finders; None for one a CPU of the cluster.
+        num_workers: Builders, and for clips as many finders, at least 1; None for one a CPU of the
+            cluster.
         address: Ray cluster, see `ray_session.start`; a session that is there is used. Nothing is
             started when there is nothing to do.
         overwrite: Whether a folder that was written with other settings or from another data set
-            may be replaced.
+            may be replaced, and whether it may lose more than half of its sources.
         progress_every_s: Seconds between two lines of progress (logging, level INFO).
         no_progress_timeout_s: Give up when no part was begun or ended for so long.
 
     Raises:
         DatasetError: No sequence, or two that claim to be the same.
-        SettingsMismatch: The folder was written with other settings; the message names them.
+        SettingsMismatch: The folder was written with other settings or from other sources; the
+            message names them.
         AssetError: A network's file cannot be had.
-        ShardError: Another run is writing the folder, or workers failed for good.
+        ShardError: `num_workers` is below 1, `out` is no folder, another run is writing it, or
+            workers failed for good.
     """
     started_s = time.monotonic()
+    if num_workers is not None and num_workers < 1:
+        raise ShardError(f"num_workers is {num_workers}, expected 1 or more, or none for all CPUs")
     root, source_root = Path(out).absolute(), Path(source_root).absolute()
     sources = look_up(sequences, source_root)
     all_settings = _settings_by_kind(sources, settings or VideoSettings())
-    root.mkdir(parents=True, exist_ok=True)
+    kinds = choose_num_parts(sources)
+    assets = {kind: asset_digests(kind, all_settings[kind]) for kind in kinds}
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ShardError(
+            f"{root}: cannot be a folder of shards ({error.strerror}): name a folder that is there "
+            "or can be made"
+        ) from error
     with _only_run(root):
         manifest = reader.read_manifest(root)
         num_parts = choose_num_parts(sources)
@@ -163,12 +177,21 @@ def ingest(
             same = _same_settings(root, manifest.settings, all_settings, overwrite=overwrite)
             if same:
                 num_parts = {**num_parts, **manifest.num_parts}
-        parts = plan(sources, num_parts, all_settings)
-        reader.Manifest(all_settings, num_parts, tuple(part.name for part in parts)).write(root)
+        parts = plan(sources, num_parts, all_settings, assets)
+        planned = reader.Manifest(
+            all_settings,
+            num_parts,
+            tuple(part.name for part in parts),
+            str(source_root),
+            tuple(sorted(source.sequence.source_id for source in sources)),
+        )
+        if manifest is not None and not overwrite:
+            _check_sources_stay(root, manifest, planned)
+        planned.write(root)
         writer.remove_leftovers(root)
-        todo = [part for part in parts if not writer.shard_path(root, part.name).is_file()]
-        done = [part for part in parts if part not in todo]
-        summaries = [reader.read_summary(writer.shard_path(root, part.name)) for part in done]
+        done = {part.name: _summary_if_done(writer.shard_path(root, part.name)) for part in parts}
+        todo = [part for part in parts if done[part.name] is None]
+        summaries = [summary for summary in done.values() if summary is not None]
         written: list[PartSummary] = []
         if todo:
             _log.info(
@@ -176,7 +199,7 @@ def ingest(
                 len(sources),
                 len(parts),
                 len(todo),
-                len(done),
+                len(summaries),
             )
             with (
                 ray_session.start(address=address),
@@ -264,6 +287,43 @@ def _same_settings(
     return not differing
 
 
+def _check_sources_stay(root: Path, there: reader.Manifest, planned: reader.Manifest) -> None:
+    """Refuse to delete the rows of one source folder because another was named by mistake.
+
+    Two folders of one layout have sources of the same names, so the folder counts too: when it is
+    another one, at least one part has to be as it was, which is so for a folder that was moved.
+    """
+    if not any(writer.shard_path(root, name).is_file() for name in there.parts):
+        return
+    num_there = len(there.source_ids)
+    num_vanished = len(set(there.source_ids).difference(planned.source_ids))
+    is_moved_on = there.source_root not in ("", planned.source_root)
+    if 2 * num_vanished > num_there or (is_moved_on and not {*there.parts} & {*planned.parts}):
+        raise SettingsMismatch(
+            f"{root} holds {num_there} sources of {there.source_root}, such as "
+            f"{there.source_ids[0]}; asked for are {len(planned.source_ids)} of "
+            f"{planned.source_root}, such as {planned.source_ids[0]}: {num_vanished} of the old "
+            "sources would vanish, and the rows of others be replaced. Use another folder, or "
+            "overwrite"
+        )
+
+
+def _summary_if_done(shard: Path) -> PartSummary | None:
+    """The summary of a part that needs no work; None when it has to be done, or done again."""
+    if not shard.is_file():
+        return None
+    try:
+        summary = reader.check_files(shard)
+    except ShardError as error:
+        _log.warning("%s: that is done now", error)
+        return None
+    passing = sorted({reason for _, reason, _ in summary.rejects} & PASSING)
+    if passing:
+        _log.info("%s: tried again for its rejects: %s", shard, ", ".join(passing))
+        return None
+    return summary
+
+
 def _flat(settings: Mapping[str, object]) -> dict[str, object]:
     flat: dict[str, object] = {}
     for key, value in settings.items():
@@ -295,10 +355,11 @@ def _check_all_there(root: Path, parts: Iterable[Part]) -> None:
 
 
 def _remove_replaced(root: Path, current: set[str]) -> int:
-    there = {path.stem for path in root.glob("part-*") if path.suffix in (".parquet", ".json")}
-    for name in there - current:
+    replaced = writer.part_names(root) - current
+    num_parts = sum(writer.shard_path(root, name).is_file() for name in replaced)
+    for name in replaced:
         writer.remove_part(root, name)
-    return len(there - current)
+    return num_parts
 
 
 # The graph

@@ -1,8 +1,9 @@
 """Which source goes into which part: a function of the sources and the settings alone.
 
 Sources are dealt to a fixed number of parts by a hash of their name, so one more source changes
-one part. A part's name is a digest of everything that decides its rows, so a part that is there
-needs no further look.
+one part. A part's name is a digest of everything that decides its rows: the state of its sources,
+the settings, the networks' files and the version of the code. A part that is there under its name
+is not done again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from raygait.errors import DatasetError
 from raygait.sequences import GaitSequence, SourceKind
 from raygait.shards.schema import FORMAT_VERSION
 
+PROCESSING_VERSION = 1
+"""Raise it by hand with every change of code that gives other rows for the same sources and
+settings: decoding, detection, tracking, masks, alignment, gates, codec. Parts of an older version
+are then done again; nothing else notices such a change."""
+
 _SOURCES_PER_PART: Mapping[SourceKind, int] = {"video": 2, "silhouettes": 64}
 _FEWEST_PARTS: Mapping[SourceKind, int] = {"video": 64, "silhouettes": 8}
 
@@ -33,11 +39,13 @@ class Source:
         sequence: What it is.
         size_bytes: Size of the file, or of all files of the folder; -1 when it cannot be read.
         mtime_ns: When the file, or the newest of the folder, was written; 0 when unknown.
+        listing_sha256: Of a folder, digest of the names, sizes and times of its files; else empty.
     """
 
     sequence: GaitSequence
     size_bytes: int
     mtime_ns: int
+    listing_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,10 +98,33 @@ def look_up(sequences: Sequence[GaitSequence], source_root: Path) -> list[Source
                     f"{'/'.join(key)}; each walk needs a name of its own"
                 )
             owners[key] = sequence.source
-    return [
-        Source(sequence, *_state(source_root / sequence.source, sequence.kind))
-        for sequence in ordered
-    ]
+    return [look_at(sequence, source_root) for sequence in ordered]
+
+
+def look_at(sequence: GaitSequence, source_root: Path) -> Source:
+    """The state of one sequence's file or folder now; never an error."""
+    path = source_root / sequence.source
+    try:
+        if sequence.kind == "video":
+            status = path.stat()
+            return Source(sequence, status.st_size, status.st_mtime_ns)
+        with os.scandir(path) as entries:
+            states = sorted(
+                (os.fsencode(entry.name), entry.stat()) for entry in entries if entry.is_file()
+            )
+    except OSError:
+        # The worker will say why, in a reject.
+        return Source(sequence, -1, 0)
+    # Sums do not show that frames were renamed or swapped, nor that an empty one has gone.
+    listing = "".join(
+        f"{name.hex()} {status.st_size} {status.st_mtime_ns}\n" for name, status in states
+    )
+    return Source(
+        sequence,
+        sum(status.st_size for _, status in states),
+        max((status.st_mtime_ns for _, status in states), default=0),
+        hashlib.sha256(listing.encode()).hexdigest(),
+    )
 
 
 def choose_num_parts(sources: Sequence[Source]) -> dict[str, int]:
@@ -111,7 +142,10 @@ def choose_num_parts(sources: Sequence[Source]) -> dict[str, int]:
 
 
 def plan(
-    sources: Sequence[Source], num_parts: Mapping[str, int], settings: Mapping[str, object]
+    sources: Sequence[Source],
+    num_parts: Mapping[str, int],
+    settings: Mapping[str, object],
+    assets: Mapping[str, Mapping[str, str]],
 ) -> list[Part]:
     """Deal sources to parts and name the parts.
 
@@ -119,6 +153,7 @@ def plan(
         sources: From `look_up`.
         num_parts: Parts of each kind of source, fixed for the life of the folder.
         settings: What decides the rows of each kind of source, plain JSON values by kind.
+        assets: SHA-256 of each file that a kind's networks are read from, by kind and name.
 
     Returns:
         Parts that have a source, sorted by name.
@@ -126,10 +161,12 @@ def plan(
     dealt: dict[tuple[SourceKind, int], list[Source]] = defaultdict(list)
     for source in sorted(sources, key=lambda source: source.sequence.source_id):
         kind = source.sequence.kind
-        digest = hashlib.sha256(source.sequence.source_id.encode()).digest()
+        # A name that is not UTF-8 on disk is planned like any other; the worker rejects it.
+        name = source.sequence.source_id.encode("utf-8", "surrogatepass")
+        digest = hashlib.sha256(name).digest()
         dealt[kind, int.from_bytes(digest[:8], "big") % num_parts[kind]].append(source)
     parts = [
-        Part(_name(kind, members, settings[kind]), kind, tuple(members))
+        Part(_name(kind, members, settings[kind], assets.get(kind, {})), kind, tuple(members))
         for (kind, _), members in dealt.items()
     ]
     return sorted(parts, key=lambda part: part.name)
@@ -140,22 +177,9 @@ def settings_digest(settings: object) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _name(kind: SourceKind, sources: Sequence[Source], settings: object) -> str:
-    content = [FORMAT_VERSION, kind, settings, [dataclasses.asdict(source) for source in sources]]
+def _name(
+    kind: SourceKind, sources: Sequence[Source], settings: object, assets: Mapping[str, str]
+) -> str:
+    states = [dataclasses.asdict(source) for source in sources]
+    content = [FORMAT_VERSION, PROCESSING_VERSION, kind, settings, dict(assets), states]
     return f"part-{settings_digest(content)}"
-
-
-def _state(path: Path, kind: SourceKind) -> tuple[int, int]:
-    try:
-        if kind == "video":
-            status = path.stat()
-            return status.st_size, status.st_mtime_ns
-        with os.scandir(path) as entries:
-            states = [entry.stat() for entry in entries if entry.is_file()]
-    except OSError:
-        # The worker will say why, in a reject.
-        return -1, 0
-    return (
-        sum(status.st_size for status in states),
-        max((status.st_mtime_ns for status in states), default=0),
-    )

@@ -34,11 +34,15 @@ class Manifest:
         settings: What the sources were processed with, plain JSON values.
         num_parts: Parts planned for each kind of source when the folder was begun.
         parts: Names of the parts that make up the data set now, sorted.
+        source_root: Folder that the sources were under when it was last written.
+        source_ids: `GaitSequence.source_id` of all sources, sorted.
     """
 
     settings: dict[str, object]
     num_parts: dict[str, int]
     parts: tuple[str, ...]
+    source_root: str = ""
+    source_ids: tuple[str, ...] = ()
 
     def write(self, root: Path) -> None:
         """Make it the folder's manifest."""
@@ -47,6 +51,8 @@ class Manifest:
             "settings": self.settings,
             "num_parts": self.num_parts,
             "parts": self.parts,
+            "source_root": self.source_root,
+            "source_ids": self.source_ids,
         }
         with whole_file(root / _MANIFEST) as file:
             file.write((json.dumps(fields, indent=1) + "\n").encode())
@@ -70,7 +76,13 @@ def read_manifest(root: Path) -> Manifest | None:
                 f"{path}: format version {version}, this raygait knows {FORMAT_VERSION}: use the "
                 "raygait that wrote it, or preprocess into another folder"
             )
-        return Manifest(fields["settings"], fields["num_parts"], tuple(fields["parts"]))
+        return Manifest(
+            fields["settings"],
+            fields["num_parts"],
+            tuple(fields["parts"]),
+            fields.get("source_root", ""),
+            tuple(fields.get("source_ids", ())),
+        )
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptShard(f"{path}: not a manifest of a folder of shards ({error!r})") from error
 
@@ -112,6 +124,27 @@ def read_summary(shard: Path) -> PartSummary:
     if not path.is_file():
         raise CorruptShard(f"{path}: the sidecar of {shard.name} is missing: run preprocess again")
     return PartSummary.from_json(path.read_text(errors="replace"), str(path))
+
+
+def check_files(shard: Path) -> PartSummary:
+    """The sidecar of a shard whose files are there and as long as it says; nothing is read.
+
+    Raises:
+        CorruptShard: The sidecar is missing or not one, the shard has another size, or rejects
+            that the sidecar counts are missing.
+        WrongFormatVersion: Written by a raygait that this one does not know.
+    """
+    summary = read_summary(shard)
+    size_bytes = shard.stat().st_size
+    if size_bytes != summary.size_bytes:
+        raise CorruptShard(
+            f"{shard}: {size_bytes} bytes, the sidecar says {summary.size_bytes}: run preprocess "
+            "again"
+        )
+    rejects = rejects_path(shard.parent, shard.stem)
+    if summary.rejects and not rejects.is_file():
+        raise CorruptShard(f"{rejects}: missing: run preprocess again")
+    return summary
 
 
 def read_shard(shard: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -2,8 +2,8 @@
 
 A folder of shards, as `ingest` leaves it:
 
-    dataset.json                what was asked for: settings, and the names of all parts
-    part-<16 hex>.parquet       rows; the name is a digest of the sources and settings
+    dataset.json                what was asked for: settings, sources, and the names of all parts
+    part-<16 hex>.parquet       rows; the name is a digest of what decides them (`plan`)
     part-<16 hex>.json          its sidecar, `PartSummary`: counts and the file's SHA-256
     rejects/part-<16 hex>.parquet   what did not become a row, and why; only where there is any
 """

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from raygait.assets import ASSETS
 from raygait.errors import VideoError
 from raygait.sequences import GaitSequence, Reject, SourceKind
 from raygait.shards import codec
-from raygait.shards.plan import Part, Source, settings_digest
+from raygait.shards.plan import PROCESSING_VERSION, Part, Source, look_at, settings_digest
 from raygait.shards.schema import FORMAT_VERSION, PartSummary
-from raygait.shards.writer import Attempt, PartWriter
+from raygait.shards.writer import Attempt, PartWriter, printable
 from raygait.video.extraction import (
     ExtractedSequence,
     PeopleDescriber,
@@ -38,6 +39,9 @@ from raygait.video.tracking import Track
 UNEXPECTED = "unexpected"
 """Reason of a reject that nobody foresaw: most likely a fault of raygait, not of the source."""
 
+PASSING = frozenset(("worker-died", "changed"))
+"""Reasons that may not hold the next time: the next run does the parts that have one again."""
+
 Row = dict[str, object]
 
 # Where a source ended, by the reason that its `VideoError` gives.
@@ -45,14 +49,13 @@ _STAGES = {
     "undecodable": "decode",
     "frame-size": "decode",
     "no-person": "detect",
+    "not-a-mask": "silhouette",
     "empty-silhouette": "silhouette",
 }
 _PACKAGES: Mapping[SourceKind, tuple[str, ...]] = {
     "silhouettes": ("numpy", "opencv-python", "pyarrow"),
     "video": ("ai-edge-litert", "av", "numpy", "opencv-python", "pyarrow", "trackers"),
 }
-_DETECTOR_FILES = {"ssd": "ssd-mobilenetv2-oidv4", "blazepose": "blazepose-detector"}
-_MASK_FILES = {"blazepose": "blazepose-landmark-full"}
 
 _MAX_DEATHS = 3
 
@@ -94,14 +97,15 @@ class Finder:
         return batch.append_column("found", pa.array(found, _FOUND))
 
     def _look(self, sequence: GaitSequence, attempt: Attempt) -> dict[str, object]:
-        reject = _reject_if_deadly(sequence, attempt, stage="detect")
+        reject = _reject_name(sequence) or _reject_if_deadly(sequence, attempt, stage="detect")
         if reject is None:
             try:
                 tracks = self._find(self._source_root / sequence.source)
                 return {"tracks": [_pack(track) for track in tracks], "reject": None}
             except Exception as error:
                 reject = _reject_of(error, sequence, stage="detect")
-        said = {"stage": reject.stage, "reason": reject.reason, "detail": reject.detail}
+        detail = printable(reject.detail)
+        said = {"stage": reject.stage, "reason": reject.reason, "detail": detail}
         return {"tracks": None, "reject": said}
 
 
@@ -140,7 +144,7 @@ class Builder:
                 failures.append(None)
             except Exception as error:
                 summaries.append(None)
-                failures.append(_describe(error))
+                failures.append(printable(_describe(error)))
         return pa.table(
             {
                 "summary": pa.array(summaries, pa.string()),
@@ -151,19 +155,38 @@ class Builder:
     def _build(self, fields: Mapping[str, Any]) -> PartSummary:
         part = Part.from_json(fields["part"])
         found = fields.get("found") or [None] * len(part.sources)
+        changed: set[Source] = set()
+        while True:
+            try:
+                return self._write(part, found, changed)
+            except _ChangedOnTheWay as error:
+                # Rows of it are in the file by now: the others are written anew, without it.
+                changed.add(error.args[0])
+
+    def _write(
+        self, part: Part, found: Sequence[Mapping[str, Any] | None], changed: Set[Source]
+    ) -> PartSummary:
         with (
             Attempt(self._root, f"{part.name}.build") as attempt,
             PartWriter(self._root, part.name, num_sources=len(part.sources)) as writer,
         ):
             for source, looked in zip(part.sources, found, strict=True):
-                for result in self._rows(source, looked, attempt):
+                reject = _reject_name(source.sequence)
+                if reject is None and (source in changed or self._is_changed(source)):
+                    reject = _reject_changed(source)
+                for result in [reject] if reject else self._rows(source, looked, attempt):
                     # What fails here, a full disk say, is no fault of the source: it ends the run.
                     if isinstance(result, Reject):
                         sequence = source.sequence
                         writer.reject(sequence.dataset, sequence.source, result)
                     else:
                         writer.add(result)
+                if reject is None and self._is_changed(source):
+                    raise _ChangedOnTheWay(source)
             return writer.commit()
+
+    def _is_changed(self, source: Source) -> bool:
+        return look_at(source.sequence, self._source_root) != source
 
     def _rows(
         self, source: Source, looked: Mapping[str, Any] | None, attempt: Attempt
@@ -269,6 +292,32 @@ def _one_person(
         yield kept
 
 
+class _ChangedOnTheWay(Exception):
+    """A source, its argument, was written to while it was read."""
+
+
+def _reject_changed(source: Source) -> Reject:
+    return Reject(
+        source.sequence.source_id,
+        -1,
+        "decode",
+        "changed",
+        f"{source.sequence.source}: written to, moved or deleted since the run began, or workers "
+        "do not see the folder that the run was started on; run preprocess again",
+    )
+
+
+def _reject_name(sequence: GaitSequence) -> Reject | None:
+    """A reject for a source whose name or labels no row can hold."""
+    for text in sequence.to_dict().values():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            detail = f"{printable(text)}: not valid UTF-8: rename it"
+            return Reject(sequence.source_id, -1, "decode", "bad-name", detail)
+    return None
+
+
 def _reject_if_deadly(sequence: GaitSequence, attempt: Attempt, *, stage: str) -> Reject | None:
     """A reject for a source that has taken its worker along too often; else it is begun."""
     num_deaths = attempt.num_deaths[sequence.source_id]
@@ -281,7 +330,7 @@ def _reject_if_deadly(sequence: GaitSequence, attempt: Attempt, *, stage: str) -
         stage,
         "worker-died",
         f"{num_deaths} worker processes ended while at this source: out of memory, a fault in a "
-        "decoder, or bad luck with the machines; delete its part to try again",
+        "decoder, or bad luck with the machines; run preprocess again to try it once more",
     )
 
 
@@ -318,31 +367,41 @@ def _unpack(fields: Mapping[str, Any]) -> Track:
 
 
 def _sha256(path: Path) -> str:
-    """Digest of a file, or of the names and bytes of a folder's files; empty when not there."""
+    """Digest of a file, or of the names and digests of a folder's masks; empty when not there."""
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return _file_digest(path).hex()
     if not path.is_dir():
         return ""
     digest = hashlib.sha256()
-    for member in sorted(member for member in path.iterdir() if member.is_file()):
-        content = member.read_bytes()
-        digest.update(f"{member.name}\0{len(content)}\0".encode())
-        digest.update(content)
+    for member in sorted(path.iterdir()):
+        # Those that `read_silhouettes` looks at.
+        if member.suffix.lower() == ".png" and not member.name.startswith("."):
+            digest.update(os.fsencode(member.name) + b"\0" + _file_digest(member))
     return digest.hexdigest()
+
+
+def _file_digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def asset_digests(kind: str, settings: object) -> dict[str, str]:
+    """SHA-256 by name of the files that the networks for a kind of source are read from."""
+    if kind != "video":
+        return {}
+    names = VideoSettings.model_validate(settings).asset_names()
+    return {name: ASSETS[name].sha256 for name in names}
 
 
 def _provenance(kind: SourceKind, settings: Mapping[str, Any]) -> str:
     """What made the rows, as JSON: the same text for every row of a run."""
-    files = []
-    if kind == "video":
-        files = [_DETECTOR_FILES.get(settings["detector"]), _MASK_FILES.get(settings["mask"])]
     return json.dumps(
         {
             "raygait": raygait.__version__,
             "format_version": FORMAT_VERSION,
+            "processing_version": PROCESSING_VERSION,
             "packages": {name: metadata.version(name) for name in _PACKAGES[kind]},
-            "assets": {name: ASSETS[name].sha256 for name in files if name is not None},
+            "assets": asset_digests(kind, settings),
             "settings": settings_digest(settings),
         },
         sort_keys=True,

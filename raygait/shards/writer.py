@@ -73,10 +73,24 @@ def remove_leftovers(root: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
+def part_names(root: Path) -> set[str]:
+    """Names that have a file of a part here, be it only one of the three."""
+    files = [*root.glob("part-*"), *(root / _REJECTS_FOLDER).glob("part-*.parquet")]
+    return {path.stem for path in files if path.suffix in (".parquet", ".json")}
+
+
 def remove_part(root: Path, name: str) -> None:
-    """Delete a part that another has replaced; what is left after a crash is no part."""
-    for path in (shard_path(root, name), summary_path(root, name), rejects_path(root, name)):
+    """Delete a part that another has replaced; what is left after a crash is no part.
+
+    Whatever the crash leaves, `part_names` still finds.
+    """
+    for path in (shard_path(root, name), rejects_path(root, name), summary_path(root, name)):
         path.unlink(missing_ok=True)
+
+
+def printable(text: str) -> str:
+    r"""Text that Arrow takes: bytes of a name that are not UTF-8 are spelled `\xff`."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 class PartWriter:
@@ -140,12 +154,12 @@ class PartWriter:
         """Keep what did not become a row."""
         self._rejects.append(
             {
-                "dataset": dataset,
-                "source": source,
+                "dataset": printable(dataset),
+                "source": printable(source),
                 "track": reject.track,
                 "stage": reject.stage,
                 "reason": reject.reason,
-                "detail": reject.detail,
+                "detail": printable(reject.detail),
             }
         )
 
@@ -157,6 +171,8 @@ class PartWriter:
             os.fsync(file.fileno())
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             size_bytes = file.tell()
+        # A part that is done again ceases to be one before its other files change.
+        remove_part(self._root, self._name)
         if self._rejects:
             table = pa.Table.from_pylist(self._rejects, schema=REJECT_SCHEMA)
             with whole_file(rejects_path(self._root, self._name)) as file_:
@@ -201,7 +217,9 @@ class Attempt:
 
     def __init__(self, root: Path, name: str) -> None:
         root.mkdir(parents=True, exist_ok=True)
-        self.num_deaths = Counter(note.read_text() for note in root.glob(f"{name}{_TEMPORARY}*"))
+        self.num_deaths = Counter(
+            note.read_text(encoding="utf-8") for note in root.glob(f"{name}{_TEMPORARY}*")
+        )
         self._note = _temporary(root / name)
 
     def __enter__(self) -> Self:
@@ -217,7 +235,7 @@ class Attempt:
 
     def begin(self, source_id: str) -> None:
         """Say which source is next."""
-        self._note.write_text(source_id)
+        self._note.write_text(source_id, encoding="utf-8")
 
 
 def _temporary(path: Path) -> Path:

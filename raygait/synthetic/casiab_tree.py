@@ -4,12 +4,15 @@
 
 A leaf folder appears whole or not at all, and a second run writes only what is missing, so that a
 killed run is finished by running it again. What it was writing stays in a folder whose name begins
-with a dot; readers pass over it, and it may be removed.
+with a dot; readers pass over it, and it may be removed. `.walkers.json` in the root says what the
+tree is made from, so that another seed or other drawings are not taken for the same ones.
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +24,7 @@ import cv2
 import numpy as np
 
 from raygait.errors import DatasetError
-from raygait.synthetic.walkers import Walker, parse_condition, render_masks
+from raygait.synthetic.walkers import WALKERS_VERSION, Walker, parse_condition, render_masks
 
 CONDITIONS = tuple(
     f"{kind}-{number:02d}"
@@ -78,9 +81,10 @@ def write(
         What was written and what was there.
 
     Raises:
-        ValueError: A count below 1, or a view or condition of another form.
-        DatasetError: The root is not a folder, or a leaf folder holds another number of frames
-            than asked for: it comes from other settings.
+        ValueError: A count below 1 or beyond three digits, or a view or condition of another
+            form.
+        DatasetError: The root is not a folder, or what is in it comes from another seed, another
+            number of frames, other drawings or nobody knows what.
     """
     root = Path(root)
     for name, value in {
@@ -96,6 +100,8 @@ def write(
             f"subject numbers have three digits, got {first_subject} to "
             f"{first_subject + num_subjects - 1}"
         )
+    if num_frames > 999:
+        raise ValueError(f"frame numbers have three digits, got num_frames {num_frames}")
     for condition in conditions:
         parse_condition(condition)
     for view in views:
@@ -105,11 +111,20 @@ def write(
         raise DatasetError(f"{root} is a file; the tree needs a folder of its own")
     root.mkdir(parents=True, exist_ok=True)
 
-    jobs = [
-        (root, seed, number, condition, view, num_frames)
+    leaves = [
+        (number, condition, view)
         for number in range(first_subject, first_subject + num_subjects)
         for condition in conditions
         for view in views
+    ]
+    _claim(
+        root,
+        {"seed": seed, "num_frames": num_frames, "version": WALKERS_VERSION},
+        [root / f"{number:03d}" / condition / view for number, condition, view in leaves],
+    )
+    jobs = [
+        (root, seed, number, condition, view, num_frames)
+        for number, condition, view in leaves
         if not _is_written(root / f"{number:03d}" / condition / view, num_frames)
     ]
     if num_workers == 1 or len(jobs) < 2:
@@ -121,8 +136,35 @@ def write(
         with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
             for done in [pool.submit(_write_leaf, *job) for job in jobs]:
                 done.result()
-    num_leaves = num_subjects * len(conditions) * len(views)
-    return TreeReport(len(jobs), len(jobs) * num_frames, num_leaves - len(jobs))
+    return TreeReport(len(jobs), len(jobs) * num_frames, len(leaves) - len(jobs))
+
+
+def _claim(root: Path, made_from: dict[str, int], leaves: list[Path]) -> None:
+    """Write what the tree is made from, or check that it is what it was begun with."""
+    record = root / ".walkers.json"
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        found = None
+    except ValueError as error:
+        raise DatasetError(f"{record} is damaged ({error}); choose another root") from error
+    if found is None:
+        unknown = next((leaf for leaf in leaves if leaf.exists()), None)
+        if unknown is not None:
+            raise DatasetError(
+                f"{unknown} is there, but no {record.name} says what it was made from; choose "
+                "another root or remove the folder"
+            )
+        handle, partial = tempfile.mkstemp(dir=root, prefix=".walkers-")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(made_from, file)
+        Path(partial).chmod(0o644)
+        Path(partial).replace(record)
+    elif found != made_from:
+        raise DatasetError(
+            f"{root} was made from {found}, but {made_from} was asked for; choose another root or "
+            "remove the folder"
+        )
 
 
 def _is_written(leaf: Path, num_frames: int) -> bool:

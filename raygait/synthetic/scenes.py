@@ -47,7 +47,7 @@ def _write(
 ) -> None:
     first = next(frames)
     # Written beside and renamed: a clip is there whole or not at all.
-    temporary = path.with_name(f"tmp-{path.name}")
+    temporary = path.with_name(f".tmp-{path.name}")
     with av.open(str(temporary), "w") as container:
         stream = container.add_stream(codec, rate=25)
         stream.height, stream.width = first.shape[:2]

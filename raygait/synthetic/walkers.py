@@ -16,6 +16,9 @@ from raygait.synthetic.outline import Bag, Coat, Ellipsoids, outline
 from raygait.synthetic.skeleton import Skeleton, pose
 from raygait.synthetic.traits import draw, vary
 
+WALKERS_VERSION = 1
+"""Raised with every change that draws a seed's walkers differently."""
+
 FPS = 25.0
 CONDITION_KINDS = ("nm", "bg", "cl")
 COCO_JOINTS = (

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from raygait.errors import RegistryError, TrainingError
+from raygait.errors import TrainingError
 from raygait.recipes.saved_model import load_model, load_weights, save_model
 from raygait.recipes.schema import Recipe
 
@@ -55,7 +54,12 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, network: nn.Module, optimiser: Optimizer, scheduler: LRScheduler, recipe: Recipe
+    folder: Path,
+    network: nn.Module,
+    optimiser: Optimizer,
+    scheduler: LRScheduler,
+    recipe: Recipe,
+    subjects: Sequence[str],
 ) -> int:
     """Put a checkpoint's state into a run that has just been built.
 
@@ -63,28 +67,40 @@ def load_checkpoint(
         The number of steps done, which is the next step to do.
 
     Raises:
-        TrainingError: The checkpoint is damaged, or belongs to another recipe.
+        TrainingError: The checkpoint is damaged, or belongs to another recipe or other subjects.
     """
     try:
         saved = load_model(folder)
         state = torch.load(folder / _TRAINING, weights_only=True, map_location="cpu")
-    except (RegistryError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise TrainingError(f"{folder}: cannot continue from this checkpoint: {error}") from error
-    if saved.recipe != recipe:
+        optimiser_state, scheduler_state = state["optimiser"], state["scheduler"]
+    except Exception as error:  # torch's unpickler raises whatever damaged bytes lead it to
+        raise TrainingError(f"{folder}: cannot continue from this checkpoint: {error!r}") from error
+    if not same_run(saved.recipe, recipe):
         raise TrainingError(
             f"{folder}: checkpoint follows another recipe: {differences(saved.recipe, recipe)}"
         )
+    if saved.subjects != tuple(subjects):
+        raise TrainingError(
+            f"{folder}: checkpoint was trained on {len(saved.subjects)} subjects, "
+            f"{saved.subjects[0]} to {saved.subjects[-1]}; the data has {len(subjects)}, "
+            f"{subjects[0]} to {subjects[-1]}"
+        )
     load_weights(network, saved.network.state_dict(), where=str(folder))
-    optimiser.load_state_dict(state["optimiser"])
-    scheduler.load_state_dict(state["scheduler"])
+    optimiser.load_state_dict(optimiser_state)
+    scheduler.load_state_dict(scheduler_state)
     return saved.step
 
 
+def same_run(there: Recipe, here: Recipe) -> bool:
+    """Whether two recipes compute the same; what they are called and cite does not matter."""
+    return not differences(there, here)
+
+
 def differences(there: Recipe, here: Recipe) -> str:
-    """Dotted paths whose values differ, for messages."""
+    """Dotted paths whose values differ, for messages; empty if the same is computed."""
     a, b = there.to_flat(), here.to_flat()
     return "; ".join(
         f"{path}: {a.get(path)!r} there, {b.get(path)!r} here"
         for path in sorted(a.keys() | b.keys())
-        if a.get(path) != b.get(path)
+        if a.get(path) != b.get(path) and path not in ("name", "source")
     )

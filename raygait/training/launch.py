@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +16,20 @@ import ray
 import ray.train
 import ray.train.torch
 
-from raygait.errors import TrainingError
+from raygait import ray_session
+from raygait.batches.sampler import rank_positions
+from raygait.datasets import protocols
+from raygait.errors import ClusterTooSmall, RecipeError, SplitMismatch, TrainingError
 from raygait.experiments.tracking import Run
-from raygait.recipes.schema import Recipe, from_json
+from raygait.recipes.schema import Recipe, build_model, from_json
 from raygait.shards import reader
-from raygait.training.checkpoint import differences
+from raygait.training.checkpoint import differences, same_run
 from raygait.training.loop import train_worker
 
 logger = logging.getLogger(__name__)
-_RECIPE, _HISTORY = "recipe.json", "history.jsonl"
+# Written by whoever opens the MLflow run, into the folder of the training run.
+MLFLOW_RUN = "mlflow.json"
+_RECIPE, _DATA, _HISTORY = "recipe.json", "data.json", "history.jsonl"
 
 
 @dataclass(frozen=True)
@@ -68,14 +74,18 @@ def train(
 
     Raises:
         ShardError: The shards are not there, or not finished.
-        TrainingError: The cluster is too small, the name belongs to another recipe, or the run
-            failed; the message holds the worker's own error.
+        SplitMismatch: They do not hold the subjects of the recipe's split.
+        RecipeError: Two switches do not fit each other.
+        ClusterTooSmall: The workers cannot be placed.
+        TrainingError: The name belongs to another recipe or other data, the batch cannot be split
+            over the workers, or the run failed; the message holds the worker's own error.
     """
     # Everything that can be known to be wrong is said before anything is written.
-    reader.list_shards(shards)
+    digest = reader.digest(shards)
     _check_resources(num_workers, num_threads, use_gpu=use_gpu)
+    check_recipe(recipe, shards, num_workers)
     folder = out.absolute() / name
-    _claim(folder, recipe)
+    _claim(folder, recipe, digest)
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={
@@ -102,7 +112,9 @@ def train(
         with _progress(folder / _HISTORY, recipe.num_steps):
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise TrainingError(f"run {name!r} failed: {error}") from error
+        # The worker's own sentence where there is one, else all that Ray has to say.
+        own = ray_session.own_error(error)
+        raise TrainingError(f"run {name!r} failed: {own or error}") from error
     if result.checkpoint is None:
         raise TrainingError(f"run {name!r} ended without a checkpoint in {folder}")
     return TrainResult(Path(result.checkpoint.path), read_history(folder / _HISTORY))
@@ -112,59 +124,124 @@ class _HistoryWriter(ray.train.UserCallback):  # type: ignore[misc]  # ray is un
     """Runs beside Ray Train's controller: appends each step once, here and in MLflow.
 
     A restarted worker repeats the steps since its checkpoint and reports them again; they are
-    the same numbers, so only steps that are new are written.
+    the same numbers, so only steps that are new are written. A tracking server that is away costs
+    nothing but a warning: what it has missed is sent with the next report.
     """
 
     def __init__(self, path: str, run: Run | None) -> None:
-        self._path = path
+        self._path = Path(path)
         self._run = run
+        self._last: float | None = None
+        self._unsent: list[dict[str, float]] = []
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
     ) -> None:
         del run_context, checkpoint
-        path = Path(self._path)
-        last = max((point["step"] for point in read_history(path)), default=0)
-        points = [point for point in metrics[0]["history"] if point["step"] > last]
-        if not points:
-            return
-        with path.open("a") as file:
-            file.writelines(json.dumps(point) + "\n" for point in points)
-        if self._run is not None:
-            self._run.log_history(points)
+        if self._last is None:
+            self._last = self._begin()
+        points = [point for point in metrics[0]["history"] if point["step"] > self._last]
+        if points:
+            with self._path.open("a") as file:
+                file.writelines(json.dumps(point) + "\n" for point in points)
+            self._last = points[-1]["step"]
+            self._unsent += points
+        if self._run is not None and self._unsent:
+            try:
+                self._run.log_history(self._unsent)
+                self._unsent = []
+            except Exception as error:  # a server may fail in any way, training goes on
+                logger.warning("MLflow did not take the curves, they are kept: %s", error)
+
+    def _begin(self) -> float:
+        """The last step on record; brings the file and the server to the same state first."""
+        cut_torn_line(self._path)
+        history = read_history(self._path)
+        if self._run is not None and history:
+            sent = self._run.last_step("loss")
+            self._unsent = [point for point in history if point["step"] > sent]
+        return history[-1]["step"] if history else 0
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """The recorded steps of a run, in order; none when there is no such file yet."""
+    """The recorded steps of a run, in order; none when there is no such file yet.
+
+    A last line that is being written, or was cut off, does not count.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    text = path.read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def _claim(folder: Path, recipe: Recipe) -> None:
-    """A run's folder belongs to one recipe; another one under the same name is refused."""
-    path = folder / _RECIPE
+def cut_torn_line(path: Path) -> None:
+    """Remove a last line that has no end, so that the next one does not continue it."""
     if path.exists():
-        there = from_json(path.read_text())
-        if there != recipe:
+        whole = path.read_bytes()
+        os.truncate(path, whole.rfind(b"\n") + 1)
+
+
+def check_recipe(recipe: Recipe, shards: Path, num_workers: int) -> None:
+    """Say what is wrong with a recipe on this data before anything starts.
+
+    Raises:
+        ShardError: The shards are not there, or not finished.
+        SplitMismatch: They do not hold the subjects of the recipe's split.
+        RecipeError: Two switches do not fit each other, or the clip is too short for the model.
+        TrainingError: The batch cannot be split over the workers.
+    """
+    subjects = reader.read_rows(shards, columns=["subject"])["subject"].to_pylist()
+    split = protocols.split(recipe.data.split, subjects)
+    network = build_model(recipe, len(split.train))
+    min_frames = int(getattr(network, "min_frames", 1))
+    if recipe.clip.num_frames < min_frames:
+        raise RecipeError(
+            f"clip.num_frames is {recipe.clip.num_frames}, the model needs {min_frames} or more"
+        )
+    if len(split.train) < 2:
+        raise SplitMismatch(f"split {recipe.data.split!r} trains one subject; triplets need two")
+    try:
+        rank_positions(recipe.batch.num_subjects * recipe.batch.num_sequences, 0, num_workers)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
+
+
+def _claim(folder: Path, recipe: Recipe, shards_digest: str) -> None:
+    """A run's folder belongs to one recipe and one state of the data; others are refused."""
+    recipe_path, data_path = folder / _RECIPE, folder / _DATA
+    if recipe_path.exists() and data_path.exists():
+        there = from_json(recipe_path.read_text())
+        if not same_run(there, recipe):
             raise TrainingError(
                 f"{folder} holds a run of another recipe; choose another name or delete it: "
                 f"{differences(there, recipe)}"
             )
+        digest = json.loads(data_path.read_text())["shards_digest"]
+        if digest != shards_digest:
+            raise TrainingError(
+                f"{folder} holds a run on other data (digest {digest[:12]}, the shards have "
+                f"{shards_digest[:12]}); choose another name or delete it"
+            )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(recipe.to_dict(), indent=2) + "\n")
+    for path, value in (
+        (recipe_path, recipe.to_dict()),
+        (data_path, {"shards_digest": shards_digest}),
+    ):
+        whole = path.with_name(f".tmp-{path.name}")
+        whole.write_text(json.dumps(value, indent=2) + "\n")
+        whole.replace(path)
 
 
 def _check_resources(num_workers: int, num_threads: int, *, use_gpu: bool) -> None:
     """Ray Train waits for ever for workers that cannot be placed; say so instead."""
-    have = ray.cluster_resources()
-    for what, wanted in (("CPU", num_workers * num_threads), ("GPU", num_workers * use_gpu)):
-        if have.get(what, 0) < wanted:
-            raise TrainingError(
-                f"{num_workers} workers need {wanted} {what}, the cluster has "
-                f"{have.get(what, 0):g}; use fewer workers, fewer threads or more nodes"
-            )
+    places = ray_session.num_places(num_threads, 1 if use_gpu else 0)
+    if places < num_workers:
+        raise ClusterTooSmall(
+            f"{num_workers} workers of {num_threads} CPUs{' and a GPU' if use_gpu else ''} each do "
+            f"not fit: the cluster has places for {places}; use fewer workers, fewer threads or "
+            f"more nodes"
+        )
 
 
 @contextmanager
@@ -175,9 +252,8 @@ def _progress(path: Path, num_steps: int, every_s: float = 5.0) -> Iterator[None
     def watch() -> None:
         said = 0
         while not stop.wait(every_s):
-            history = read_history(path)
-            if history and history[-1]["step"] != said:
-                last = history[-1]
+            last = _last_point(path)
+            if last is not None and last["step"] != said:
                 said = int(last["step"])
                 logger.info(
                     "step %d/%d  loss %.3f  triplet %.3f  identity %.3f  accuracy %.2f",
@@ -196,3 +272,14 @@ def _progress(path: Path, num_steps: int, every_s: float = 5.0) -> Iterator[None
     finally:
         stop.set()
         watcher.join()
+
+
+def _last_point(path: Path) -> dict[str, float] | None:
+    """The last whole line, without reading the others."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        lines = file.read().split(b"\n")[:-1]
+    point: dict[str, float] | None = json.loads(lines[-1]) if lines else None
+    return point

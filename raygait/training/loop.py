@@ -68,7 +68,9 @@ def train_worker(settings: dict[str, Any]) -> None:
     resumed = ray.train.get_checkpoint()
     if resumed is not None:
         with resumed.as_directory() as folder:
-            first_step = load_checkpoint(Path(folder), network, optimiser, scheduler, recipe)
+            first_step = load_checkpoint(
+                Path(folder), network, optimiser, scheduler, recipe, subjects
+            )
 
     criterion = BatchLoss(recipe)
     origin = {"shards": str(shards), "shards_digest": reader.digest(shards)}
@@ -78,6 +80,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     for batch in loader.batches(first_step, recipe.num_steps):
         started = time.perf_counter()
         draw_masks(network, recipe.seed, batch.step)
+        learning_rate = float(scheduler.get_last_lr()[0])
         measured = train_step(trained, criterion, optimiser, batch, device)
         scheduler.step()
         ended = time.perf_counter()
@@ -85,7 +88,7 @@ def train_worker(settings: dict[str, Any]) -> None:
             {
                 "step": batch.step + 1,
                 **measured,
-                "learning_rate": float(scheduler.get_last_lr()[0]),
+                "learning_rate": learning_rate,
                 "step_seconds": ended - started,
                 "wait_seconds": started - waiting_since,
             }
@@ -131,7 +134,9 @@ class BatchLoss:
     """The losses of a recipe, over the global batch.
 
     Triplets are formed over the clips of all workers, so that a batch split over more workers has
-    the same triplets; the identity loss is a mean over clips, which DDP's averaging keeps.
+    the same triplets; the identity loss is a mean over clips, which DDP's averaging keeps. What is
+    recorded of the identity loss is this worker's share. Batch norms see a worker's share only,
+    so another number of workers computes the same batches, not bit by bit the same run.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -247,8 +252,11 @@ def make_scheduler(recipe: Recipe, optimiser: torch.optim.Optimizer) -> LRSchedu
         return torch.optim.lr_scheduler.OneCycleLR(
             optimiser,
             optim.learning_rate,
-            # It refuses the step after the last, which is taken when the last batch is done.
+            # The schedule is stepped after the last batch too; without the one more it would
+            # have begun to rise again by then.
             total_steps=recipe.num_steps + 1,
             pct_start=0.1,
+            # By default it also moves momentum, which is an option of its own here.
+            cycle_momentum=False,
         )
     return torch.optim.lr_scheduler.MultiStepLR(optimiser, list(optim.milestones), optim.gamma)

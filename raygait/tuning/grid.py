@@ -19,7 +19,15 @@ from typing import Any
 import ray
 import ray.tune
 
-from raygait.errors import RaygaitError, RecipeError, TrainingError
+from raygait import ray_session
+from raygait.datasets import protocols
+from raygait.errors import (
+    ClusterTooSmall,
+    DatasetError,
+    RaygaitError,
+    RecipeError,
+    TrainingError,
+)
 from raygait.evaluation.benchmark import score_model
 from raygait.experiments import tracking
 from raygait.experiments.tracking import Run
@@ -111,23 +119,30 @@ def run_grid(
         out: Folder of runs on storage that all nodes share; the grid's runs lie in `out/name`.
         name: Name of the grid.
         parent: MLflow run that the cells' runs are children of.
-        metric: Probe condition whose mean rank-1 decides.
+        metric: Probe condition whose mean rank-1 decides. It is scored on the recipe's test
+            subjects, as the papers' ablations are, so the best cell's own score is optimistic.
         num_workers: Workers of each cell's training run.
         num_threads: Threads and logical CPUs a worker.
         use_gpu: One GPU a worker.
         max_failures: Times a cell's lost worker is replaced before the cell fails.
 
     Raises:
-        RecipeError: A path does not exist or a value does not fit; nothing has run then.
-        TrainingError: Not one cell's workers fit into the cluster, or every cell failed.
+        RecipeError: A path, a value or the metric does not fit, or two cells are the same; nothing
+            has run then.
+        ClusterTooSmall: Not one cell's workers fit into the cluster.
+        TrainingError: Every cell failed.
     """
     if not grid or not all(grid.values()):
         raise RecipeError(f"a grid needs at least one path with a value each, got {dict(grid)}")
     combinations = [
         dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
     ]
-    for overrides in combinations:
-        with_overrides(recipe, overrides)
+    recipes = [with_overrides(recipe, overrides) for overrides in combinations]
+    if len({json.dumps(each.to_dict(), sort_keys=True) for each in recipes}) < len(recipes):
+        raise RecipeError("two combinations of the grid are the same recipe; name each value once")
+    known = protocols.protocol(recipe.data.protocol).probe_conditions
+    if metric not in known:
+        raise RecipeError(f"metric {metric!r} is none of {', '.join(known)}")
     settings = {
         "recipe": recipe.to_dict(),
         "shards": str(shards.absolute()),
@@ -141,6 +156,7 @@ def run_grid(
         "num_threads": num_threads,
         "use_gpu": use_gpu,
         "max_failures": max_failures,
+        "metric": metric,
     }
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(
@@ -167,6 +183,7 @@ def run_grid(
                 error=got.get("error", "" if "scores" in got else "the trial was lost"),
             )
         )
+    _end_open_children(parent)
     result = GridResult(metric, cells)
     parent.log_metrics({f"best_{name}": value for name, value in result.best.scores.items()})
     parent.log_text(result.to_text() + "\n", "grid.txt")
@@ -198,6 +215,8 @@ def _run_cell(config: dict[str, Any], settings: dict[str, Any]) -> None:
                 run=run,
             )
             scores = score_model(result.checkpoint, Path(settings["shards"]))
+            if math.isnan(scores[settings["metric"]]):
+                raise DatasetError(f"the shards have no pair to score {settings['metric']} by")
             run.log_metrics({f"rank1_{name}": value for name, value in scores.items()})
     except RaygaitError as error:
         ray.tune.report({"error": str(error), "run_id": run.run_id})
@@ -218,6 +237,7 @@ def _child(parent: Run, overrides: Mapping[str, Any], recipe: Recipe) -> Run:
         max_results=1,
     )
     if found:
+        client.update_run(found[0].info.run_id, status="RUNNING")
         return Run(parent.tracking_uri, parent.experiment, found[0].info.run_id)
     return tracking.open_run(
         parent.tracking_uri,
@@ -227,6 +247,17 @@ def _child(parent: Run, overrides: Mapping[str, Any], recipe: Recipe) -> Run:
         parameters=recipe.to_flat(),
         tags={_CELL_TAG: _name(overrides)},
     )
+
+
+def _end_open_children(parent: Run) -> None:
+    """A trial that was lost could not close its run."""
+    client = parent.client()
+    experiment = client.get_experiment_by_name(parent.experiment)
+    for child in client.search_runs(
+        [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.run_id}'"
+    ):
+        if child.info.status == "RUNNING":
+            client.set_terminated(child.info.run_id, "FAILED")
 
 
 def _key(overrides: Mapping[str, Any]) -> str:
@@ -239,14 +270,10 @@ def _name(overrides: Mapping[str, Any]) -> str:
 
 def _places(num_workers: int, num_threads: int, *, use_gpu: bool) -> int:
     """How many cells the cluster trains at once."""
-    have = ray.cluster_resources()
-    places: float = have.get("CPU", 0) / (num_workers * num_threads)
-    if use_gpu:
-        places = min(places, have.get("GPU", 0) / num_workers)
+    places = ray_session.num_places(num_threads, 1 if use_gpu else 0) // num_workers
     if places < 1:
-        raise TrainingError(
+        raise ClusterTooSmall(
             f"a cell needs {num_workers} workers of {num_threads} CPUs"
-            f"{' and a GPU' if use_gpu else ''}, the cluster has {have.get('CPU', 0):g} CPUs and "
-            f"{have.get('GPU', 0):g} GPUs"
+            f"{' and a GPU' if use_gpu else ''}, which do not fit into the cluster"
         )
-    return math.floor(places)
+    return places

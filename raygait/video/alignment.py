@@ -1,7 +1,8 @@
 """Silhouette → 64×64: the person fills the height, the median column is the centre.
 
 The steps and roundings are those of the field's common pretreatment, so that silhouettes made here
-can be compared, bit for bit, with those that published models were trained on:
+can be compared with those that published models were trained on, bit for bit at the sizes that
+are tested, 64 and 128:
 
 1. cut to the rows that hold any non-zero pixel;
 2. scale to the target height, the width following and truncated, by bicubic interpolation (the
@@ -30,7 +31,7 @@ def align(
 
     Args:
         silhouette: Mask, 0 background, 255 person; any non-zero pixel counts.
-        size_px: Height and width of the result.
+        size_px: Height and width of the result; bit for bit the field's at 64 and 128.
 
     Returns:
         Aligned mask, 0..255, grey at the outline.

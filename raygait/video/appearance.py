@@ -28,17 +28,19 @@ def describe_clothes(
 
     Args:
         crop: RGB.
-        mask: The person in it; not empty.
+        mask: The person in it.
 
     Returns:
         L 0..100, a and b; NaN for a band without a pixel.
     """
+    bands = np.full((len(_BANDS), 3), np.nan, np.float32)
+    if not mask.any():  # thin masks vanish where the crop is made smaller
+        return bands
     colours = cv2.cvtColor(crop.astype(np.float32) / 255.0, cv2.COLOR_RGB2Lab)
     # The outline is mixed with what is behind it.
     inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
     rows = np.flatnonzero(mask.any(axis=1))
     top, height = int(rows[0]), int(rows[-1] - rows[0] + 1)
-    bands = np.full((len(_BANDS), 3), np.nan, np.float32)
     for band, (begin, end) in enumerate(_BANDS):
         part = slice(top + int(begin * height), top + int(end * height))
         pixels = colours[part][inner[part]]

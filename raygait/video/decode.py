@@ -1,11 +1,11 @@
-"""Decode a clip frame by frame: upright RGB images, their times, and errors that say what is wrong.
+"""Decode a clip frame by frame: upright RGB images, and errors that say what is wrong.
 
 PyAV (FFmpeg's libraries) reads every container and codec in use; one frame is in memory at a time.
 """
 
 from __future__ import annotations
 
-import logging
+import fractions
 import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -14,11 +14,10 @@ from types import TracebackType
 
 import av
 import numpy as np
+from av.format import Flags
 from jaxtyping import UInt8
 
 from raygait.errors import FrameSizeRefused, Undecodable
-
-_log = logging.getLogger(__name__)
 
 MIN_FRAME_PX = 32
 """Smallest width and height: nobody can be told apart on less than half the aligned 64×64."""
@@ -26,20 +25,33 @@ MIN_FRAME_PX = 32
 MAX_FRAME_PX = 16384
 """Largest width and height: a header that claims more is damaged, and would exhaust memory."""
 
+# Demuxers of texts that name other files or addresses: a clip is one file and nothing besides.
+_PLAYLISTS = frozenset(
+    ("concat", "dash", "hls", "imf", "lavfi", "rtp", "rtsp", "sap", "sdp", "webm_dash_manifest")
+)
+# A clip may lose this much without a word: containers miscount their last frames.
+_TOLERANCE_RATIO, _TOLERANCE_FRAMES = 0.02, 2
+# How far a time may be off the grid of a constant rate, in frames; Matroska rounds to 1 ms.
+_OFF_GRID_FRAMES = 0.2
+# So many single times may be damaged before the rate is taken to vary.
+_MAX_STRAY_TIMES = 5
+# A longer hole is a clock that was set, not frames that are missing.
+_MAX_HOLE_FRAMES = 10_000
+_MAX_DEMUXER_ERRORS = 16
+
 
 @dataclass(frozen=True)
 class Frame:
     """One decoded image.
 
     Attributes:
-        index: Position in the clip in the order of display, from 0.
-        time_s: Time of display since the clip's first frame; NaN when neither the stream nor its
-            frame rate says.
+        index: Position in the source in the order of display, from 0. Frames that are lost leave
+            a hole as long as the times lie on the grid of a constant rate, but for a few strays;
+            from there on frames are counted as they come.
         image: RGB, upright (the container's rotation is applied).
     """
 
     index: int
-    time_s: float
     image: UInt8[np.ndarray, "h w 3"]
 
 
@@ -51,21 +63,38 @@ class Video:
         fps: Mean frame rate; NaN when the stream does not say.
         width_px: Width of the upright image.
         height_px: Height of the upright image.
+        num_frames: Frames handed out so far.
+        num_damaged: After the last frame: about how many are missing or could not be decoded; 0
+            for a whole clip.
+        damage: After the last frame: one sentence about them; empty for a whole clip.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.num_frames = 0
+        self.num_damaged = 0
+        self.damage = ""
         if not self.path.is_file():
             raise Undecodable(f"{self.path}: no such file")
         if self.path.stat().st_size == 0:
             raise Undecodable(f"{self.path}: the file is empty (0 bytes), expected a video")
         try:
-            self._container = av.open(str(self.path), mode="r")
+            # With a protocol in front no name is taken for another one ("pipe:0.mp4"), and a
+            # playlist cannot reach the network before its format is known.
+            self._container = av.open(
+                f"file:{self.path.absolute()}", mode="r", options={"protocol_whitelist": "file"}
+            )
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise Undecodable(
                 f"{self.path}: not a video that FFmpeg can read ({_said(error)})"
             ) from error
         try:
+            name = self._container.format.name
+            if not _PLAYLISTS.isdisjoint(name.split(",")):
+                raise Undecodable(
+                    f"{self.path}: a list of other files ({name}), expected a video; give the "
+                    "files that it names"
+                )
             self._frames = self._decode()
             self._first = next(self._frames)
         except BaseException:
@@ -108,42 +137,121 @@ class Video:
         rate = stream.average_rate or stream.guessed_rate
         self.fps = float(rate) if rate else math.nan
 
+        positions = _Positions(stream)
         size: tuple[int, int] | None = None
-        first_time_s: float | None = None
-        index = num_damaged = 0
-        packets = self._container.demux(stream)
-        while True:
+        reason = ""
+        num_corrupt = num_discarded = num_errors = 0
+        for packet in self._packets(stream):
+            if isinstance(packet, Exception):
+                num_errors += 1
+                reason = _said(packet)
+                continue
+            num_corrupt += packet.is_corrupt
+            num_discarded += packet.is_discard
             try:
-                packet = next(packets)
-                decoded = packet.decode()
-            except StopIteration:
-                break
+                pictures = packet.decode()
             except av.error.EOFError:
                 break
             except av.error.FFmpegError as error:
                 # A damaged packet costs its frames, not the clip; one with nothing else is refused.
-                num_damaged += 1
+                num_errors += 1
                 reason = _said(error)
-                if num_damaged > 1000 and index == 0:
+                if num_errors > 1000 and self.num_frames == 0:
                     break
                 continue
-            for picture in decoded:
+            for picture in pictures:
                 _check_size(self.path, picture.width, picture.height)
+                index = positions.next(picture.pts)
+                if picture.is_corrupt:
+                    num_errors += 1
+                    reason = reason or "damaged pictures"
+                    continue
                 if size is not None and (picture.width, picture.height) != size:
                     raise FrameSizeRefused(
                         f"{self.path}: frame {index} is {picture.width}×{picture.height}, those "
                         f"before it {size[0]}×{size[1]}; cut the clip where its size changes"
                     )
                 size = (picture.width, picture.height)
-                time_s = index / self.fps if picture.time is None else float(picture.time)
-                first_time_s = time_s if first_time_s is None else first_time_s
-                yield Frame(index, time_s - first_time_s, _upright_rgb(picture))
-                index += 1
-        if index == 0:
-            detail = f"{num_damaged} damaged packets, {reason}" if num_damaged else "no packets"
+                self.num_frames += 1
+                yield Frame(index, _upright_rgb(picture))
+        if self.num_frames == 0:
+            detail = f"{num_errors} damaged packets, {reason}" if num_errors else "no packets"
             raise Undecodable(f"{self.path}: not one frame can be decoded ({detail})")
-        if num_damaged:
-            _log.warning("%s: %d damaged packets skipped (%s)", self.path, num_damaged, reason)
+        num_declared = self._num_declared(stream, positions, num_discarded)
+        num_missing = num_declared - self.num_frames
+        if num_missing <= max(_TOLERANCE_FRAMES, _TOLERANCE_RATIO * num_declared):
+            num_missing = 0
+        self.num_damaged = max(num_missing, num_errors, num_corrupt)
+        if self.num_damaged:
+            total = max(num_declared, self.num_frames + num_errors)
+            self.damage = f"about {self.num_damaged} of {total} frames lost, the others are used"
+            if reason:
+                self.damage += f" (the last error: {reason})"
+            if not positions.is_constant:
+                self.damage += "; the frame rate is not constant, so lost frames leave no hole"
+
+    def _packets(
+        self, stream: av.video.stream.VideoStream
+    ) -> Generator[av.Packet | Exception, None, None]:
+        """Packets and, in their place, what the demuxer stumbled over; it is started again."""
+        for _ in range(_MAX_DEMUXER_ERRORS):
+            try:
+                yield from self._container.demux(stream)
+                return
+            except av.error.EOFError:
+                break
+            except av.error.FFmpegError as error:
+                yield error
+        last = av.Packet()  # an empty one: what the decoder still holds
+        last.stream = stream
+        yield last
+
+    def _num_declared(
+        self, stream: av.video.stream.VideoStream, positions: _Positions, num_discarded: int
+    ) -> int:
+        """How many frames the clip says it has; those seen where it says nothing of use."""
+        if stream.frames:
+            # An edit list hides some frames: cameras cut a clip so without encoding it again.
+            return int(stream.frames) - num_discarded
+        if not positions.is_constant or self._container.format.flags & Flags.no_timestamps.value:
+            return self.num_frames
+        duration_s = 0.0
+        if stream.duration and stream.time_base:
+            duration_s = float(stream.duration * stream.time_base)
+        elif self._container.duration and len(self._container.streams) == 1:  # sound may be longer
+            duration_s = self._container.duration / av.time_base
+        return max(round(duration_s * self.fps), positions.last + 1)
+
+
+class _Positions:
+    """Positions of the frames of one stream, by their times while these lie on a constant grid."""
+
+    def __init__(self, stream: av.video.stream.VideoStream) -> None:
+        self.last = -1
+        self._num_stray = 0
+        average, exact = stream.average_rate, stream.base_rate
+        # The mean over a clip is rounded and drifts; the stream's own rate may be a multiple.
+        rate = exact if average and exact and abs(exact / average - 1) < 0.005 else average
+        self.is_constant = bool(rate and stream.time_base)
+        self._step = rate * stream.time_base if rate and stream.time_base else fractions.Fraction(0)
+        self._start = stream.start_time
+
+    def next(self, pts: int | None) -> int:
+        """The position of the next frame in the order of display."""
+        counted = self.last + 1
+        if self.is_constant and pts is not None:
+            self._start = pts if self._start is None else self._start
+            place = float((pts - self._start) * self._step)
+            hole = round(place) - counted
+            off_grid = abs(place - round(place)) > _OFF_GRID_FRAMES
+            if not off_grid and 0 <= hole <= _MAX_HOLE_FRAMES:
+                self.last = counted + hole
+                return self.last
+            self._num_stray += 1
+        # Without a time nothing is known of holes; the other frames' times still tell.
+        self.is_constant = self.is_constant and self._num_stray <= _MAX_STRAY_TIMES
+        self.last = counted
+        return counted
 
 
 def open_video(path: str | Path) -> Video:

@@ -62,6 +62,11 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    @classmethod
+    def none(cls) -> Detections:
+        """Nobody."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+
 
 class Detector(Protocol):
     """What `PeopleFinder` needs of a detector."""
@@ -272,7 +277,7 @@ class MotionDetector:
         foreground = self._subtractor.apply(cv2.GaussianBlur(small, (3, 3), 0), learningRate=rate)
         self._index += 1
         if self._index <= _MOTION_WARM_UP:  # everything is new at first
-            return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+            return Detections.none()
         moving = (foreground == 255).astype(np.uint8)  # 127 marks shadows
         moving = cv2.morphologyEx(moving, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
         # Taller than wide: joins head, trunk and legs of one person before neighbours.

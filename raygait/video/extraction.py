@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,14 +21,15 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from raygait.errors import EmptySilhouette, NoPerson, Undecodable
+from raygait.errors import EmptySilhouette, NoPerson, NotAMask, Undecodable
 from raygait.video.alignment import align
 from raygait.video.appearance import describe_clothes, split_by_clothes
 from raygait.video.decode import Frame, open_video
 from raygait.video.detection import (
     DETECTOR_ASSETS,
+    Detections,
     DetectorName,
     TilePolicy,
     box_areas,
@@ -44,6 +46,11 @@ STORED_CROP_PX = 128
 """Side of the RGB crops that are kept."""
 
 _SAME_MASK_IOU = 0.6
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# No person fills more of an image than this; an inverted mask does.
+_MAX_MASK_RATIO = 0.9
+# So long a tracker keeps a person who is not seen, and some more.
+_MAX_FED_HOLE_S = 2.0
 
 
 class VideoSettings(BaseModel):
@@ -69,6 +76,12 @@ class VideoSettings(BaseModel):
     min_frames: int = Field(
         20, ge=1, description="Tracks with fewer usable frames than this become rejects."
     )
+    max_frames: int = Field(
+        1800,
+        ge=1,
+        description="Tracks with more usable frames than this are cut into sequences of so many: "
+        "memory holds 105 kB a frame of every person in view.",
+    )
     min_height_px: float = Field(
         48.0, ge=0, description="Tracks whose median box is lower than this become rejects."
     )
@@ -77,16 +90,21 @@ class VideoSettings(BaseModel):
         ge=0,
         le=1,
         description="Tracks whose median person score is lower become rejects. Things stay near "
-        "0, people above 0.7.",
+        "0, people above 0.7. Without effect with mask=background.",
     )
     min_frame_score: float = Field(
-        0.5, ge=0, le=1, description="Frames whose person score is lower are left out."
+        0.5,
+        ge=0,
+        le=1,
+        description="Frames whose person score is lower are left out. Without effect with "
+        "mask=background.",
     )
     min_joint_score: float = Field(
         0.45,
         ge=0,
         le=1,
-        description="Frames whose joints are less sure are left out: the person is hidden there.",
+        description="Frames whose joints are less sure are left out: the person is hidden there. "
+        "Without effect with mask=background.",
     )
     min_area_ratio: float = Field(
         0.03, ge=0, le=1, description="Frames whose mask is smaller, over the crop, are left out."
@@ -106,8 +124,20 @@ class VideoSettings(BaseModel):
         description="Colour difference (CIELAB) from which a track is taken to have gone over to "
         "another person, and is parted. Lower parts more; people dressed alike are not told apart.",
     )
-    keep_heatmaps: bool = Field(True, description="Keep 17×64×48 joint heatmaps a frame.")
+    keep_heatmaps: bool = Field(
+        True,
+        description="Keep 17×64×48 joint heatmaps a frame. Without effect with mask=background, "
+        "which has none.",
+    )
     keep_crops: bool = Field(True, description="Keep a 128×128 RGB crop a frame.")
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> VideoSettings:
+        if self.max_frames < self.min_frames:
+            raise ValueError(
+                f"max_frames is {self.max_frames}, expected at least min_frames, {self.min_frames}"
+            )
+        return self
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, for JSON and for crossing process borders."""
@@ -163,12 +193,13 @@ class ExtractedSequence:
 
 
 class RejectedTrack(NamedTuple):
-    """A track that did not become a sequence.
+    """A track that did not become a sequence, or what is missing of the clip.
 
     Attributes:
-        track: `Track.number`.
-        stage: `gate` (before or after the network) or `silhouette`.
-        reason: `short-track`, `low-track`, `not-a-person`, `bad-masks` or `mixed-people`.
+        track: `Track.number`; -1 when the whole clip is meant.
+        stage: `gate` (before or after the network), `silhouette`, or `decode` for the clip.
+        reason: `short-track`, `low-track`, `not-a-person`, `bad-masks`, `mixed-people`, or
+            `damaged` for a clip of which frames are lost; the others are used.
         detail: One sentence for a person.
     """
 
@@ -204,18 +235,23 @@ class PeopleFinder:
             FrameSizeRefused: `decode.open_video`.
             NoPerson: Nobody was found in any two successive frames.
         """
-        num_frames = 0
         with open_video(path) as video:
             self._detector.reset()
             self._tracker.reset(video.fps)
+            longest_hole = round(_MAX_FED_HOLE_S * (video.fps if video.fps > 0 else 25.0))
+            expected = 0
             for frame in video.frames():
+                # The tracker counts time in calls: it has to hear of frames that are lost.
+                for index in range(max(expected, frame.index - longest_hole), frame.index):
+                    self._tracker.update(index, Detections.none())
                 self._tracker.update(frame.index, self._detector(frame.image))
-                num_frames += 1
+                expected = frame.index + 1
         tracks = self._tracker.tracks()
         if not tracks:
+            damage = f"; {video.damage}" if video.damage else ""
             raise NoPerson(
-                f"{path}: detector {self.detector} found nobody in {num_frames} frames; if there "
-                "are people, try another detector"
+                f"{path}: detector {self.detector} found nobody in {video.num_frames} frames; if "
+                f"there are people, try another detector{damage}"
             )
         return tracks
 
@@ -226,7 +262,11 @@ class PeopleDescriber:
     A frame is left out where the person is not well seen: a low score, hidden joints, a mask that
     is small, in pieces or cut by the frame's border, or the mask of somebody who has a track of
     their own. A track whose box goes over to another person becomes a sequence for each of them;
-    the first keeps the track's number, others get new ones after the clip's last.
+    the first keeps the track's number, others get new ones after the clip's last. So do the parts
+    of a track that is longer than `VideoSettings.max_frames`.
+
+    Of a clip with damaged or missing frames the others are used, and a `RejectedTrack` with track
+    -1 (stage `decode`, reason `damaged`) says how many are lost.
 
     Args:
         settings: See `VideoSettings`.
@@ -262,7 +302,8 @@ class PeopleDescriber:
         """Yield each track's results as soon as the clip is past its last frame.
 
         Memory then holds the tracks that are in view, about 105 kB a frame each with heatmaps and
-        crops, and not the whole clip's.
+        crops and `max_frames` at most, and not the whole clip's. The clip is read to its end, so
+        that what is damaged after the last track is told too.
 
         Raises:
             Undecodable: The file cannot be read any more, or ends before a track does.
@@ -274,30 +315,33 @@ class PeopleDescriber:
                 waiting.append(_Notes(track))
             else:
                 yield rejected
-        if not waiting:
-            return
         waiting.reverse()  # the next to begin is the last
         active: list[_Notes] = []
-        new_numbers = itertools.count(1 + max(track.number for track in tracks))
-        background = BackgroundMasks(path) if self._network is None else None
+        new_numbers = itertools.count(1 + max((track.number for track in tracks), default=0))
+        background = BackgroundMasks(path) if waiting and self._network is None else None
         with open_video(path) as video:
             for frame in video.frames():
                 while waiting and waiting[-1].track.frame_indices[0] <= frame.index:
                     active.append(waiting.pop())
-                if background is not None:
+                if background is not None and (waiting or active):
                     background.advance(frame.image)
                 sights = [self._look(notes, frame, background) for notes in active]
                 for notes, sight in zip(active, _without_repeats(sights), strict=True):
                     notes.add(sight)
-                for notes in [n for n in active if n.track.frame_indices[-1] <= frame.index]:
-                    active.remove(notes)
-                    yield from self._conclude(notes, video.fps, new_numbers)
-                if not waiting and not active:
-                    return
-            raise Undecodable(
-                f"{path}: the clip ends at frame {frame.index}, its tracks do not; it changed "
-                "between the two readings"
-            )
+                for notes in list(active):
+                    if notes.track.frame_indices[-1] <= frame.index:
+                        active.remove(notes)
+                        yield from self._conclude(notes, video.fps, new_numbers)
+                    elif len(notes.sights) == self._settings.max_frames:
+                        yield from self._conclude(notes, video.fps, new_numbers)
+                        notes.begin_again()
+            if waiting or active:
+                raise Undecodable(
+                    f"{path}: the clip ends at frame {frame.index}, its tracks do not; it changed "
+                    "between the two readings"
+                )
+        if video.damage:
+            yield RejectedTrack(-1, "decode", "damaged", video.damage)
 
     def _refuse_early(self, track: Track) -> RejectedTrack | None:
         settings = self._settings
@@ -367,7 +411,17 @@ class PeopleDescriber:
     def _conclude(
         self, notes: _Notes, fps: float, new_numbers: Iterator[int]
     ) -> Iterator[ExtractedSequence | RejectedTrack]:
-        settings, number, num_frames = self._settings, notes.track.number, len(notes.track)
+        """What a track, or the part of it since it was last cut, becomes."""
+        settings = self._settings
+        num_frames = len(notes.sights) + notes.unseen.total()
+        if notes.num_cuts and not num_frames:
+            return  # cut at its very end
+        number = next(new_numbers) if notes.num_cuts else notes.track.number
+        if notes.num_cuts and num_frames < settings.min_frames:
+            detail = f"{num_frames} frames are left of track {notes.track.number}, cut every "
+            detail += f"{settings.max_frames}; expected at least {settings.min_frames}"
+            yield RejectedTrack(number, "gate", "short-track", detail)
+            return
         if notes.all_scores:
             score = float(np.median(notes.all_scores))
             if score < settings.min_person_score:
@@ -444,6 +498,7 @@ class _Notes:
     all_scores: list[float] = field(default_factory=list)
     sights: list[_Sight] = field(default_factory=list)
     unseen: Counter[_Unseen] = field(default_factory=Counter)
+    num_cuts: int = 0
 
     def add(self, sight: _Sight | _Unseen) -> None:
         if isinstance(sight, _Sight):
@@ -451,20 +506,28 @@ class _Notes:
         else:
             self.unseen[sight] += 1
 
+    def begin_again(self) -> None:
+        """Forget what has become a sequence."""
+        self.all_scores, self.sights, self.unseen = [], [], Counter()
+        self.num_cuts += 1
+
 
 def _without_repeats(sights: list[_Sight | _Unseen]) -> list[_Sight | _Unseen]:
-    """Where two tracks show one mask, leave it to the track whose box it fits better."""
+    """Where tracks show one mask, leave it to the track whose box it fits best."""
     seen = [(place, sight) for place, sight in enumerate(sights) if isinstance(sight, _Sight)]
     result = list(sights)
     if len(seen) < 2:
         return result
+    seen.sort(key=lambda entry: entry[1].distance_px)
     boxes_px = np.stack([sight.mask_box_px for _, sight in seen])
     shared, areas = intersections(boxes_px, boxes_px), box_areas(boxes_px)
     iou = shared / (areas[:, None] + areas[None] - shared)
-    for i, j in itertools.combinations(range(len(seen)), 2):
-        if iou[i, j] > _SAME_MASK_IOU:
-            place, _ = max(seen[i], seen[j], key=lambda entry: entry[1].distance_px)
+    kept: list[int] = []  # only who keeps a mask can keep others from it
+    for i, (place, _) in enumerate(seen):
+        if (iou[i, kept] > _SAME_MASK_IOU).any():
             result[place] = "another track's person"
+        else:
+            kept.append(i)
     return result
 
 
@@ -486,30 +549,40 @@ def _sequence(number: int, sights: list[_Sight], fps: float) -> ExtractedSequenc
 
 
 def read_silhouettes(folder: str | Path) -> ExtractedSequence:
-    """Read a folder of mask images, as CASIA-B ships them: one PNG a frame, in order of name.
+    """Read a folder of mask images, as CASIA-B ships them: one PNG a frame.
 
-    Frames whose mask holds nobody are left out; `frame_indices` tells which stayed.
+    They are ordered by the number that ends the name, `8.png` before `12.png`; by name when no
+    name ends in a number. Other files and names that begin with a dot are not looked at. Frames
+    whose mask holds nobody are left out; `frame_indices` tells which stayed.
 
     Args:
-        folder: Holds `*.png`, grey or colour, 0 background.
+        folder: Holds `*.png` of one size, 8 bits, grey or with three equal channels, 0 background
+            and 255 person.
 
     Returns:
         The sequence; no heatmaps, crops, boxes or scores, and no frame rate.
 
     Raises:
-        Undecodable: No such folder, no PNG in it, or one cannot be read.
+        Undecodable: No such folder, no PNG in it, one cannot be read, or their order is not clear.
+        NotAMask: An image has alpha, 16 bits, colours, values 0..1 or another size than the one
+            before, or is a person over more than 0.9 of its area: inverted.
         EmptySilhouette: Not one mask holds a person.
     """
     folder = Path(folder)
-    paths = sorted(path for path in folder.glob("*.png") if path.is_file())
-    if not paths:
-        raise Undecodable(f"{folder}: no .png in it, expected one mask image a frame")
+    paths = _mask_paths(folder)
     kept: list[int] = []
     silhouettes: list[np.ndarray] = []
     area_ratios: list[float] = []
     last_error: EmptySilhouette | None = None
+    shape: tuple[int, ...] | None = None
     for index, path in enumerate(paths):
         mask = _read_mask(path)
+        if shape is not None and mask.shape != shape:
+            raise NotAMask(
+                f"{path}: {mask.shape[1]}×{mask.shape[0]} px, those before it "
+                f"{shape[1]}×{shape[0]}; the masks of a folder have one size"
+            )
+        shape = mask.shape
         try:
             silhouettes.append(align(mask))
         except EmptySilhouette as error:
@@ -536,11 +609,64 @@ def read_silhouettes(folder: str | Path) -> ExtractedSequence:
     )
 
 
+def _mask_paths(folder: Path) -> list[Path]:
+    try:
+        paths = [
+            path
+            for path in folder.iterdir()
+            if not path.name.startswith(".") and path.suffix.lower() == ".png"
+        ]
+    except OSError as error:
+        raise Undecodable(f"{folder}: no .png in it can be seen: {error.strerror}") from error
+    if not paths:
+        raise Undecodable(f"{folder}: no .png in it, expected one mask image a frame")
+    paths.sort()
+    by_number: dict[int, Path] = {}
+    unnumbered: list[Path] = []
+    for path in paths:
+        if not path.is_file():
+            raise Undecodable(f"{path}: not a regular file, expected a mask image")
+        digits = re.search(r"[0-9]+$", path.stem)
+        if digits is None:
+            unnumbered.append(path)
+            continue
+        other = by_number.setdefault(int(digits[0]), path)
+        if other != path:
+            raise Undecodable(
+                f"{path}: frame {int(digits[0])}, and so is {other.name}; each frame is there once"
+            )
+    if unnumbered and by_number:
+        raise Undecodable(
+            f"{unnumbered[0]}: the name does not end in a frame number, those of others do"
+        )
+    return unnumbered or [by_number[number] for number in sorted(by_number)]
+
+
 def _read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
-    content = np.frombuffer(path.read_bytes(), np.uint8)
-    mask: np.ndarray | None = None
-    if content.size:
-        mask = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)
+    try:
+        content = path.read_bytes()
+        if not content.startswith(_PNG_SIGNATURE):
+            raise Undecodable(f"{path}: not a PNG ({len(content)} bytes)")
+        # Unchanged: any other flag makes grey levels of colours, alpha and 16 bits.
+        mask = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (OSError, cv2.error) as error:
+        raise Undecodable(f"{path}: a PNG that cannot be read ({error})") from error
     if mask is None:
-        raise Undecodable(f"{path}: not a PNG that can be read ({content.size} bytes)")
+        raise Undecodable(f"{path}: a PNG that cannot be read ({len(content)} bytes)")
+    expected = "expected a mask of 8 bits, 0 background and 255 person"
+    if mask.dtype != np.uint8:
+        raise NotAMask(f"{path}: values of {8 * mask.itemsize} bits, {expected}")
+    if mask.ndim == 3 and mask.shape[2] == 4:
+        raise NotAMask(f"{path}: has an alpha channel, {expected}")
+    if mask.ndim == 3:
+        if (mask != mask[..., :1]).any():
+            raise NotAMask(f"{path}: has colours, {expected}")
+        mask = np.ascontiguousarray(mask[..., 0])
+    if mask.max() == 1:
+        raise NotAMask(f"{path}: values 0..1, expected 0..255")
+    if np.count_nonzero(mask) > _MAX_MASK_RATIO * mask.size:
+        raise NotAMask(
+            f"{path}: {np.count_nonzero(mask) / mask.size:.0%} of it is person, expected at most "
+            f"{_MAX_MASK_RATIO:.0%}; is it inverted?"
+        )
     return mask

@@ -15,8 +15,8 @@ from jaxtyping import Bool, UInt8
 from raygait.video.decode import open_video
 from raygait.video.pose import CROP_PX, Square
 
-# The background is the median of every 8th of the first 200 frames: 25 images in memory.
-_NUM_LEARNING_FRAMES, _LEARNING_STEP = 200, 8
+# The background is the median over the first 200 frames, of every 8th as long as these are few.
+_NUM_LEARNING_FRAMES, _LEARNING_STEP, _MAX_LEARNING_IMAGES = 200, 8, 13
 # Slow, so that who stands still for some seconds does not become background.
 _LEARNING_RATE = 0.002
 
@@ -31,7 +31,7 @@ class BackgroundMasks:
     Args:
         path: The clip. Its first 200 frames are read once more to learn the background, as the
             median over time: people who are there at the start then leave no hole behind, as long
-            as they move on.
+            as they move on. At most 14 images are in memory.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -39,9 +39,21 @@ class BackgroundMasks:
             history=500, varThreshold=25, detectShadows=True
         )
         with open_video(path) as video:
-            frames = itertools.islice(video.frames(), 0, _NUM_LEARNING_FRAMES, _LEARNING_STEP)
-            images = [frame.image for frame in frames]
-        scene = np.median(np.stack(images), axis=0).astype(np.uint8)
+            images: list[UInt8[np.ndarray, "h w 3"]] = []
+            step = _LEARNING_STEP
+            for count, frame in enumerate(itertools.islice(video.frames(), _NUM_LEARNING_FRAMES)):
+                if count % step == 0:
+                    images.append(frame.image)
+                if len(images) > _MAX_LEARNING_IMAGES:
+                    del images[1::2]
+                    step *= 2
+        # Row by row: the median of whole images needs several times their memory.
+        scene = np.stack(
+            [
+                np.median(np.stack(rows), axis=0).astype(np.uint8)
+                for rows in zip(*images, strict=True)
+            ]
+        )
         self._subtractor.apply(scene, learningRate=1.0)
         self._foreground: UInt8[np.ndarray, "h w"] = np.zeros((1, 1), np.uint8)
 

@@ -56,6 +56,48 @@ def test_what_does_not_fit_is_named_and_left_out(
     assert said == ["001/nm-01/000/deeper", "001/nm-01/notes.txt", "003", "README.txt"]
 
 
+def test_links_to_folders_out_of_the_root_are_not_followed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "root"
+    leaf(root, "001/nm-01/000")
+    leaf(tmp_path / "outside", "002/nm-01/000")
+    (root / "002").symlink_to(tmp_path / "outside/002")
+    (root / "001/nm-02").symlink_to("../../outside/002/nm-01")
+    (root / "001/nm-01/018").symlink_to(tmp_path / "outside/002/nm-01/000")
+    (root / "001/nm-03").symlink_to("nm-01")
+    with caplog.at_level(logging.WARNING):
+        found = [s.source for s in casiab.index(root)]
+    assert found == ["001/nm-01/000", "001/nm-03/000"]
+    said = [r.getMessage().split(":")[0] for r in caplog.records if "link out of" in r.getMessage()]
+    assert {Path(path).relative_to(root).as_posix() for path in said} == {
+        *("002", "001/nm-02", "001/nm-01/018", "001/nm-03/018")
+    }
+
+
+def test_a_sequence_that_may_not_be_read_is_listed_and_a_folder_is_named(
+    as_nobody: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    leaf(as_nobody, "001/nm-01/000")
+    leaf(as_nobody, "001/nm-01/018").chmod(0o000)
+    (as_nobody / "lost+found").mkdir(mode=0o000)
+    leaf(as_nobody, "listed/nm-01/000")
+    (as_nobody / "listed").chmod(0o400)
+    with caplog.at_level(logging.WARNING):
+        found = [s.source for s in casiab.index(as_nobody)]
+    assert found == ["001/nm-01/000", "001/nm-01/018"]
+    assert "lost+found: may not be read" in caplog.text
+    assert "listed: may not be read" in caplog.text
+    assert "018: may not be read" in caplog.text
+
+
+def test_a_root_that_may_not_be_read_is_an_error(as_nobody: Path) -> None:
+    leaf(as_nobody, "root/001/nm-01")
+    (as_nobody / "root").chmod(0o000)
+    with pytest.raises(DatasetError, match="root: cannot be read: Permission denied"):
+        casiab.index(as_nobody / "root")
+
+
 def test_a_root_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="gone: cannot be read: No such file"):
         casiab.index(tmp_path / "gone")

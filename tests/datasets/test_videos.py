@@ -1,6 +1,7 @@
 """A folder of clips: which files count, when a path says who walks, where links may lead."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -58,11 +59,12 @@ def test_links_out_of_the_root_are_not_followed(
     (root / "again.mp4").symlink_to(inside)
     (root / "dangling.mp4").symlink_to(root / "gone.mp4")
     (root / "circle").symlink_to(root)
+    (root / "ring.mp4").symlink_to("ring.mp4")
     with caplog.at_level(logging.WARNING):
         found = [s.source for s in videos.index(root)]
     assert found == ["again.mp4", "inside.mp4"]
     said = sorted(Path(record.getMessage().split(":")[0]).name for record in caplog.records)
-    assert said == ["circle", "dangling.mp4", "folder", "out.mp4", "relative.mp4"]
+    assert said == ["circle", "dangling.mp4", "folder", "out.mp4", "relative.mp4", "ring.mp4"]
 
 
 def test_a_root_that_is_itself_a_link_is_followed(tmp_path: Path) -> None:
@@ -70,6 +72,44 @@ def test_a_root_that_is_itself_a_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "real/b.mp4").symlink_to("a.mp4")
     assert [s.source for s in videos.index(tmp_path / "link")] == ["a.mp4", "b.mp4"]
+
+
+@pytest.mark.parametrize("name", ["a.MTS", "a.ts", "a.wmv"])
+def test_what_camcorders_write_is_a_clip(name: str, tmp_path: Path) -> None:
+    clip(tmp_path, name)
+    assert [s.source for s in videos.index(tmp_path)] == [name]
+
+
+def test_a_name_that_is_not_utf_8_is_listed(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.mp4")
+    clip(tmp_path, name)
+    assert [s.source for s in videos.index(tmp_path)] == [name]
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o400], ids=["may not be listed", "may not be entered"])
+def test_a_folder_that_may_not_be_read_is_named_and_left_out(
+    as_nobody: Path, mode: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip(as_nobody, "a.mp4")
+    clip(as_nobody, "lost+found/b.mp4")
+    (as_nobody / "lost+found").chmod(mode)
+    with caplog.at_level(logging.WARNING):
+        assert [s.source for s in videos.index(as_nobody)] == ["a.mp4"]
+    assert "lost+found" in caplog.text
+
+
+def test_a_clip_that_may_not_be_read_is_listed_so_that_it_is_rejected_by_name(
+    as_nobody: Path,
+) -> None:
+    clip(as_nobody, "a.mp4").chmod(0o000)
+    assert [s.source for s in videos.index(as_nobody)] == ["a.mp4"]
+
+
+def test_a_root_that_may_not_be_read_is_an_error(as_nobody: Path) -> None:
+    clip(as_nobody, "root/a.mp4")
+    (as_nobody / "root").chmod(0o000)
+    with pytest.raises(DatasetError, match="root: cannot be read: Permission denied"):
+        videos.index(as_nobody / "root")
 
 
 def test_a_folder_named_as_a_clip_is_looked_into(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from raygait.errors import DatasetError
+from raygait.errors import ClusterTooSmall, CorruptShard, DatasetError
 from raygait.evaluation.benchmark import TRAINED, metrics_of, run_benchmark
 from raygait.evaluation.embed import embed
 from raygait.recipes import named
@@ -52,6 +53,24 @@ def test_only_the_wanted_subjects_are_embedded(walker_shards: Path, model) -> No
 def test_nothing_to_embed_is_an_error(walker_shards: Path, model) -> None:
     with pytest.raises(DatasetError, match="no sequence to embed"):
         embed(walker_shards, model[1], subjects=["nobody"], num_workers=0)
+
+
+def test_a_worker_that_fits_nowhere_is_an_error_and_not_a_wait(walker_shards, model) -> None:
+    with pytest.raises(ClusterTooSmall, match="no node has the 99 CPUs"):
+        embed(walker_shards, model[1], num_workers=1, num_threads=99)
+
+
+def test_a_damaged_shard_is_the_same_error_from_a_worker_as_from_here(
+    walker_shards: Path, model, tmp_path: Path
+) -> None:
+    shutil.copytree(walker_shards, tmp_path / "shards")
+    shard = reader.list_shards(tmp_path / "shards")[0]
+    whole = bytearray(shard.read_bytes())
+    whole[len(whole) // 2] ^= 0xFF
+    shard.write_bytes(bytes(whole))
+    for num_workers in (0, 1):
+        with pytest.raises(CorruptShard, match=shard.name):
+            embed(tmp_path / "shards", model[1], num_workers=num_workers)
 
 
 def test_a_benchmark_scores_the_test_subjects_beside_three_rows_for_scale(

@@ -8,6 +8,7 @@ import pytest
 
 from raygait.errors import RegistryError
 from raygait.experiments import registry, tracking
+from raygait.experiments.resolve import resolve_model
 from raygait.recipes import named
 from raygait.recipes.saved_model import SavedModel, initial_model, save_model
 from raygait.recipes.schema import with_overrides
@@ -107,6 +108,21 @@ def test_the_alias_moves_to_the_next_version(uri: str, model, version) -> None:
 def test_a_version_that_is_not_there_is_an_error_that_names_it(uri: str, version, name) -> None:
     with pytest.raises(RegistryError, match=name):
         registry.load(name, uri)
+
+
+def test_registering_leaves_the_status_of_the_run_as_it_was(uri: str, model) -> None:
+    run = tracking.open_run(uri, "tests", "failed")
+    run.end("FAILED")
+    registry.register(model[1], "of-a-failed-run", run=run)
+    assert run.client().get_run(run.run_id).info.status == "FAILED"
+
+
+def test_looking_for_a_model_touches_nothing_that_is_there(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "registered").mkdir()
+    (tmp_path / "registered" / "mine.txt").write_text("mine")
+    with pytest.raises(RegistryError):
+        resolve_model("models:/nobody@x", tracking_uri=uri, scratch=tmp_path)
+    assert (tmp_path / "registered" / "mine.txt").read_text() == "mine"
 
 
 def test_a_folder_that_is_no_model_cannot_be_registered(uri: str, tmp_path: Path) -> None:

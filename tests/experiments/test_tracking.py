@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 from pathlib import Path
 
@@ -39,6 +40,33 @@ def test_a_block_that_raises_leaves_a_failed_run(uri: str) -> None:
     with pytest.raises(KeyError), tracking.closing(run):
         raise KeyError
     assert run.client().get_run(run.run_id).info.status == "FAILED"
+
+
+def test_a_stopped_block_leaves_a_killed_run(uri: str) -> None:
+    run = tracking.open_run(uri, "tests", "stops")
+    with pytest.raises(SystemExit), tracking.closing(run):
+        raise SystemExit(143)
+    assert run.client().get_run(run.run_id).info.status == "KILLED"
+
+
+def test_a_folder_goes_on_in_the_run_that_it_remembers(uri: str, tmp_path: Path) -> None:
+    path = tmp_path / "run" / "mlflow.json"
+    first = tracking.remembered_run(path, uri, "tests", "one", parameters={"a": 1})
+    first.log_history([{"step": 3, "loss": 1.0}])
+    first.end("KILLED")
+    again = tracking.remembered_run(path, uri, "tests", "one", parameters={"a": 1})
+    assert again == first == tracking.recall_run(path)
+    assert again.client().get_run(again.run_id).info.status == "RUNNING"
+    assert again.last_step("loss") == 3
+    assert again.last_step("nothing") == 0
+
+
+def test_a_run_that_the_server_has_lost_is_replaced(uri: str, tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.json"
+    path.write_text(json.dumps({"tracking_uri": uri, "experiment": "tests", "run_id": "0" * 32}))
+    run = tracking.remembered_run(path, uri, "tests", "new")
+    assert run.run_id != "0" * 32
+    assert tracking.recall_run(path) == run
 
 
 def test_children_know_their_parent(uri: str) -> None:

@@ -87,8 +87,17 @@ def test_weights_of_another_shape_are_refused_by_name(saved) -> None:
 def test_a_newer_format_is_refused(saved) -> None:
     _, folder = saved
     description = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps({**description, "format_version": 99}))
+    (folder / "model.json").write_text(json.dumps({"new": description, "format_version": 99}))
+    (folder / "recipe.json").write_text('{"colour": "of a later version"}')
     with pytest.raises(RegistryError, match="format version 99"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"format_version": 1}', '{"format_version": "x"}'])
+def test_a_description_of_another_shape_is_refused(saved, text: str) -> None:
+    _, folder = saved
+    (folder / "model.json").write_text(text)
+    with pytest.raises(RegistryError, match="not a saved model"):
         load_model(folder)
 
 

@@ -93,7 +93,7 @@ def test_a_blob_of_another_version_says_so(silhouettes: np.ndarray) -> None:
 
 
 def test_a_blob_of_another_modality_is_refused(heatmaps: np.ndarray) -> None:
-    blob = codec.encode_heatmaps(codec.quantise_heatmaps(heatmaps)[0])
+    blob = codec.encode_heatmaps(_levels(heatmaps))
     with pytest.raises(CorruptShard, match="silhouettes: starts with b'RGHm'"):
         codec.decode_silhouettes(blob)
 
@@ -119,32 +119,12 @@ def test_what_is_no_sequence_of_masks_is_refused(array: np.ndarray) -> None:
         codec.encode_silhouettes(array)
 
 
-_floats = st.floats(0, 2.0**20, width=32)
-
-
-@given(numpy_strategies.arrays(np.float32, (3, 2, 4, 5), elements=_floats))
-def test_quantised_heatmaps_are_off_by_at_most_half_a_scale(heatmaps: np.ndarray) -> None:
-    levels, scale = codec.quantise_heatmaps(heatmaps)
-    error = np.abs(levels * scale - heatmaps.astype(np.float64))
-    assert error.max() <= scale / 2 * (1 + 1e-9)
-
-
-def test_the_largest_value_of_a_sequence_becomes_255() -> None:
-    levels, scale = codec.quantise_heatmaps(np.array([0.25, 0.5], np.float32).reshape(1, 1, 1, 2))
-    assert levels.tolist() == [[[[128, 255]]]]
-    assert scale == pytest.approx(0.5 / 255)
-
-
-@pytest.mark.parametrize("bad", [-0.1, np.nan, np.inf], ids=["negative", "nan", "infinite"])
-def test_heatmaps_that_are_no_probabilities_are_refused(bad: float) -> None:
-    heatmaps = np.zeros((1, 17, 64, 48), np.float32)
-    heatmaps[0, 3, 2, 1] = bad
-    with pytest.raises(ValueError, match="finite and not negative"):
-        codec.quantise_heatmaps(heatmaps)
+def _levels(heatmaps: np.ndarray) -> np.ndarray:
+    return np.rint(heatmaps * 255).astype(np.uint8)
 
 
 def test_heatmaps_come_back_bit_for_bit_in_any_choice_of_frames(heatmaps: np.ndarray) -> None:
-    levels, _ = codec.quantise_heatmaps(heatmaps)
+    levels = _levels(heatmaps)
     blob = codec.encode_heatmaps(levels)
     np.testing.assert_array_equal(codec.decode_heatmaps(blob), levels)
     np.testing.assert_array_equal(codec.decode_heatmaps(blob, [17, 2, 2]), levels[[17, 2, 2]])
@@ -176,3 +156,86 @@ def test_a_crop_of_another_size_than_the_head_says_is_refused() -> None:
     forged = head + struct.pack("<I", zlib.crc32(head)) + other.tobytes()
     with pytest.raises(CorruptShard, match="16 x 16"):
         codec.decode_crops(forged)
+
+
+def _forge(blob: bytes, *, group: int = 0, shape: tuple[int, ...] = ()) -> bytes:
+    """The same payloads below another head whose checksum is right."""
+    magic, version, old_group, *old_shape = struct.unpack_from("<4sBH4I", blob)
+    num_groups = -(-old_shape[0] // old_group)
+    payloads_at = 23 + 8 * num_groups + 4
+    head = struct.pack("<4sBH4I", magic, version, group or old_group, *(shape or old_shape))
+    head += blob[23 : payloads_at - 4]
+    return head + struct.pack("<I", zlib.crc32(head)) + blob[payloads_at:]
+
+
+@pytest.mark.parametrize(
+    ("group", "shape"),
+    [
+        (16, (16, 3, 64, 64)),
+        (16, (16, 1, 64, 65)),
+        (16, (16, 1, 8192, 8192)),
+        (65535, (65535, 1, 64, 64)),
+        (64, (64, 1, 64, 64)),
+    ],
+    ids=["channels", "a column more", "a gigabyte", "frames a group", "frames"],
+)
+def test_a_head_that_promises_more_than_the_payload_is_refused_before_room_is_made(
+    group: int, shape: tuple[int, ...], silhouettes: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forged = _forge(codec.encode_silhouettes(silhouettes[:16]), group=group, shape=shape)
+    monkeypatch.setattr(codec.pa, "decompress", lambda *_, **__: pytest.fail("was decompressed"))
+    monkeypatch.setattr(codec.np, "empty", lambda *_, **__: pytest.fail("room was made"))
+    with pytest.raises(CorruptShard):
+        codec.decode_silhouettes(forged)
+
+
+def test_the_size_that_a_compressed_group_says_is_read_at_any_width() -> None:
+    for side in (1, 8, 16, 20, 64, 300, 600):
+        masks = np.full((16, side, side), 9, np.uint8)
+        np.testing.assert_array_equal(
+            codec.decode_silhouettes(codec.encode_silhouettes(masks)), masks
+        )
+
+
+def test_crops_of_a_plain_colour_at_the_largest_size_are_believed() -> None:
+    crops = np.full((1, 2048, 2048, 3), 128, np.uint8)
+    assert codec.decode_crops(codec.encode_crops(crops)).shape == crops.shape
+
+
+def test_heatmaps_of_more_joints_than_a_reader_takes_are_not_written() -> None:
+    with pytest.raises(ValueError, match="at most 256 joints, got 257"):
+        codec.encode_heatmaps(np.zeros((1, 257, 2, 2), np.uint8))
+
+
+def test_a_crop_is_not_decoded_when_its_own_header_says_another_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blob = _forge(codec.encode_crops(np.zeros((1, 64, 64, 3), np.uint8)), shape=(1, 3, 64, 65))
+    monkeypatch.setattr(codec.cv2, "imdecode", lambda *_: pytest.fail("was decoded"))
+    with pytest.raises(CorruptShard, match="64 x 65"):
+        codec.decode_crops(blob)
+
+
+def test_frames_that_no_memory_can_hold_are_a_shard_error() -> None:
+    """Every group is what it says, but far more is asked for than any machine has."""
+    blob = codec.encode_silhouettes(np.zeros((1, 8192, 8192), np.uint8))
+    repeated = np.broadcast_to(np.zeros(1, np.int64), 2**22)
+    with pytest.raises(CorruptShard, match="do not fit into memory"):
+        codec.decode_silhouettes(blob, repeated)
+
+
+def test_a_compressed_group_that_lies_about_its_size_is_refused_before_room_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Head and group agree on a gigabyte, in a few bytes: no zstd data can become so much."""
+    payload = b"\x28\xb5\x2f\xfd\xa0" + struct.pack("<I", 16 * 8192 * 8192) + bytes(8)
+    blob = codec._pack(codec._SILHOUETTES, (16, 1, 8192, 8192), 16, [payload])
+    monkeypatch.setattr(codec.np, "empty", lambda *_, **__: pytest.fail("room was made"))
+    with pytest.raises(CorruptShard, match="are not in"):
+        codec.decode_silhouettes(blob)
+
+
+def test_groups_larger_than_any_writer_makes_are_refused() -> None:
+    blob = codec._deflate(codec._SILHOUETTES, np.zeros((65, 1, 4, 4), np.uint8), 65, 9)
+    with pytest.raises(CorruptShard, match="groups of 65 frames, at most 64"):
+        codec.decode_silhouettes(blob)

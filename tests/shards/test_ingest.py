@@ -18,8 +18,8 @@ import pytest
 
 from raygait.datasets import casiab
 from raygait.errors import DatasetError, SettingsMismatch, ShardError
-from raygait.sequences import GaitSequence
-from raygait.shards import reader
+from raygait.sequences import GaitSequence, Reject
+from raygait.shards import reader, writer
 from raygait.shards.ingest import IngestReport, ingest
 from raygait.shards.verify import verify
 from raygait.video.extraction import VideoSettings
@@ -134,14 +134,15 @@ def test_a_worker_that_cannot_write_fails_the_run_and_says_why(
 ) -> None:
     (tmp_path / "rejects").write_text("a file where a folder should be")
     bad = [sequence for sequence in world[1] if sequence.subject == "013"]
-    with pytest.raises(ShardError, match=r"cannot be written: FileExistsError: .*rejects"):
+    with pytest.raises(ShardError, match=r"cannot be written: NotADirectoryError: .*rejects"):
         ingest(bad, world[0], tmp_path)
     with pytest.raises(ShardError, match="1 of 1 parts are not written"):
         reader.list_shards(tmp_path)
 
 
 def _snapshot(root: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
 @pytest.mark.ray
@@ -170,6 +171,105 @@ def test_overwrite_replaces_what_other_settings_made(
     assert report.num_parts_removed == ingested[1].num_parts_written
     assert len(list(out.rglob("part-*"))) == 2
     assert set(reader.read_rows(out, ["dataset"])["dataset"].to_pylist()) == {"x"}
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("first_subject", [1, 21], ids=["of the same names", "of other names"])
+def test_another_source_folder_is_refused_and_changes_nothing(
+    ingested: tuple[Path, IngestReport],
+    tmp_path: Path,
+    write_mask_folders: Callable[..., list[GaitSequence]],
+    first_subject: int,
+) -> None:
+    before = _snapshot(ingested[0])
+    # Of the same names, all folders of masks are found again and only the five clips vanish.
+    others = write_mask_folders(tmp_path, 14, num_frames=2, first_subject=first_subject)
+    with pytest.raises(SettingsMismatch, match=r"holds 18 sources of .* asked for are 14 ") as e:
+        ingest(others, tmp_path, ingested[0])
+    assert f"{tmp_path}, such as tree:" in str(e.value)
+    assert f": {18 if first_subject == 21 else 5} of the old sources would vanish" in str(e.value)
+    assert _snapshot(ingested[0]) == before
+
+
+@pytest.mark.ray
+def test_a_folder_that_would_lose_more_than_half_of_its_sources_is_refused(
+    ingested: tuple[Path, IngestReport], world: tuple[Path, list[GaitSequence]]
+) -> None:
+    before = _snapshot(ingested[0])
+    with pytest.raises(SettingsMismatch, match="10 of the old sources would vanish"):
+        ingest(world[1][10:], world[0], ingested[0], _NO_WEIGHTS)
+    assert _snapshot(ingested[0]) == before
+
+
+@pytest.mark.ray
+def test_sources_that_were_moved_with_their_times_are_not_done_again(
+    ingested: tuple[Path, IngestReport], world: tuple[Path, list[GaitSequence]], tmp_path: Path
+) -> None:
+    shutil.copytree(world[0], tmp_path / "moved")
+    shutil.copytree(ingested[0], tmp_path / "shards")
+    report = ingest(world[1], tmp_path / "moved", tmp_path / "shards", _NO_WEIGHTS)
+    assert (report.num_parts_written, report.num_parts_removed) == (0, 0)
+
+
+@pytest.mark.ray
+def test_parts_that_are_damaged_or_had_bad_luck_are_done_again(
+    ingested: tuple[Path, IngestReport],
+    world: tuple[Path, list[GaitSequence]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    out = tmp_path / "shards"
+    shutil.copytree(ingested[0], out)
+    shards = reader.list_shards(out)
+    (rejects, *_) = [shard for shard in shards if reader.read_summary(shard).rejects]
+    cut, text, unlucky = [shard for shard in shards if shard != rejects][:3]
+    writer.rejects_path(out, rejects.stem).unlink()
+    cut.write_bytes(cut.read_bytes()[:100])
+    writer.summary_path(out, text.stem).write_text("{")
+    with writer.PartWriter(out, unlucky.stem, num_sources=1) as part:
+        part.reject("tree", "x", Reject("tree:x", -1, "silhouette", "worker-died", "no memory"))
+        part.commit()
+    orphan = writer.rejects_path(out, "part-0123456789abcdef")
+    orphan.write_bytes(b"of a part that was removed half")
+    with caplog.at_level("INFO", logger="raygait"):
+        report = ingest(world[1], world[0], out, _NO_WEIGHTS)
+    assert (report.num_parts_written, report.num_parts_removed) == (4, 0)
+    for shard in (cut, text, rejects, unlucky):
+        assert shard.stem in caplog.text
+    assert report.rejects == ingested[1].rejects
+    assert _snapshot(out) == _snapshot(ingested[0])
+    assert not orphan.exists()
+
+
+@pytest.mark.ray
+def test_a_name_that_is_not_utf8_does_not_keep_the_others_from_being_done(
+    ray_session: None, tmp_path: Path, write_mask_folders: Callable[..., list[GaitSequence]]
+) -> None:
+    write_mask_folders(tmp_path / "in", 2)
+    (tmp_path / "in" / "002").rename(tmp_path / "in" / os.fsdecode(b"\xe9ve"))
+    report = ingest(casiab.index(tmp_path / "in"), tmp_path / "in", tmp_path / "out")
+    assert (report.num_rows, report.rejects) == (1, {("decode", "bad-name"): 1})
+    (reject,) = reader.read_rejects(tmp_path / "out").to_pylist()
+    assert reject["source"] == r"\xe9ve/nm-01/090"
+
+
+@pytest.mark.parametrize("num_workers", [0, -1])
+def test_fewer_workers_than_one_are_refused(
+    world: tuple[Path, list[GaitSequence]], tmp_path: Path, num_workers: int
+) -> None:
+    with pytest.raises(ShardError, match=f"num_workers is {num_workers}, expected 1 or more"):
+        ingest(world[1], world[0], tmp_path / "out", _NO_WEIGHTS, num_workers=num_workers)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_file_where_the_shards_should_go_is_refused(
+    world: tuple[Path, list[GaitSequence]], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ShardError, match="cannot be a folder of shards"):
+        ingest(world[1], world[0], tmp_path / name, _NO_WEIGHTS)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_two_runs_never_write_the_same_folder(

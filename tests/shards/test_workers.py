@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
+from raygait.assets import ASSETS
 from raygait.sequences import GaitSequence
 from raygait.shards import codec, reader, workers, writer
 from raygait.shards.plan import Part, look_up
@@ -74,6 +78,126 @@ def test_other_pixels_of_the_same_size_give_another_source_digest(
     content[-1] ^= 1
     (folder / "008.png").write_bytes(content)
     assert len({before, renamed, workers._sha256(folder)}) == 3
+
+
+def test_only_masks_count_for_the_digest_and_no_file_is_held_whole(
+    tmp_path: Path,
+    write_mask_folders: Callable[..., list[GaitSequence]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (sequence,) = write_mask_folders(tmp_path / "in", 1)
+    folder = tmp_path / "in" / sequence.source
+    before = workers._sha256(folder)
+    (folder / "notes.txt").write_text("taken on a sunny day")
+    (folder / "._000.png").write_bytes(b"what a Mac leaves behind")
+    monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("read whole"))
+    assert workers._sha256(folder) == before
+    (folder / "007.png").rename(folder / "007.PNG")
+    renamed = workers._sha256(folder)
+    (folder / "007.PNG").unlink()
+    assert len({before, renamed, workers._sha256(folder)}) == 3
+
+
+def test_provenance_names_the_files_that_the_settings_use() -> None:
+    settings = VideoSettings(detector="ssd")
+    assert workers.asset_digests("video", settings.to_dict()) == {
+        name: ASSETS[name].sha256 for name in settings.asset_names()
+    }
+    assert len(settings.asset_names()) == 2
+    assert workers.asset_digests("video", _NO_WEIGHTS) == {}
+    assert workers.asset_digests("silhouettes", {"height_px": 64}) == {}
+
+
+def test_a_folder_whose_name_is_not_utf8_becomes_a_reject_and_the_rest_rows(
+    tmp_path: Path, write_mask_folders: Callable[..., list[GaitSequence]]
+) -> None:
+    (good,) = write_mask_folders(tmp_path, 1)
+    weird = os.fsdecode(b"caf\xe9")
+    shutil.copytree(tmp_path / "001", tmp_path / weird)
+    bad = GaitSequence("tree", weird, "nm-01", "090", f"{weird}/nm-01/090", "silhouettes")
+    summary = _build([good, bad], tmp_path, tmp_path / "out")
+    assert (summary.num_rows, summary.num_sources_without_rows) == (1, 1)
+    (reject,) = reader.read_rejects(tmp_path / "out").to_pylist()
+    assert (reject["stage"], reject["reason"]) == ("decode", "bad-name")
+    assert reject["source"] == r"caf\xe9/nm-01/090"
+    assert verify(tmp_path / "out") == []
+
+
+def test_a_clip_whose_name_is_not_utf8_becomes_a_reject_and_the_rest_rows(
+    tmp_path: Path, write_walk_clip: Callable[..., Path]
+) -> None:
+    weird = os.fsdecode(b"caf\xe9.mp4")
+    shutil.copy(write_walk_clip(tmp_path / "walk.mp4"), tmp_path / weird)
+    clips = [GaitSequence("clips", "", "", "", name, "video") for name in ("walk.mp4", weird)]
+    assert _build(clips, tmp_path, tmp_path / "out").num_rows == 1
+    assert _rejects(tmp_path / "out") == {r"caf\xe9.mp4": ("decode", "bad-name")}
+
+
+def test_bad_clips_below_a_root_that_is_not_utf8_are_rejects_all_the_same(tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    root.mkdir()
+    (root / "empty.mp4").write_bytes(b"")
+    clip = GaitSequence("clips", "", "", "", "empty.mp4", "video")
+    _build([clip], root, tmp_path / "out")
+    assert _rejects(tmp_path / "out") == {"empty.mp4": ("decode", "undecodable")}
+
+
+def _build_planned(
+    sequences: list[GaitSequence], source_root: Path, root: Path, meanwhile: Callable[[], object]
+) -> PartSummary:
+    """Build masks as planned, with something done between plan and work."""
+    part = Part("part-a", "silhouettes", tuple(look_up(sequences, source_root)))
+    meanwhile()
+    build = Builder(str(source_root), str(root), "silhouettes", {"height_px": 64})
+    (result,) = build(pa.table({"part": [part.to_json()]})).to_pylist()
+    assert result["failure"] is None
+    reader.Manifest({}, {}, ("part-a",)).write(root)
+    return PartSummary.from_json(result["summary"], "test")
+
+
+def test_a_source_that_changed_since_the_plan_becomes_a_reject(
+    tmp_path: Path, write_mask_folders: Callable[..., list[GaitSequence]]
+) -> None:
+    sequences = write_mask_folders(tmp_path / "in", 3)
+    folders = [tmp_path / "in" / sequence.source for sequence in sequences]
+
+    def meanwhile() -> None:
+        (folders[0] / "003.png").rename(folders[0] / "zzz.png")
+        shutil.rmtree(folders[1])
+
+    summary = _build_planned(sequences, tmp_path / "in", tmp_path / "out", meanwhile)
+    assert (summary.num_rows, summary.num_sources_without_rows) == (1, 2)
+    assert _rejects(tmp_path / "out") == {
+        sequence.source: ("decode", "changed") for sequence in sequences[:2]
+    }
+
+
+@pytest.mark.parametrize("restored", [False, True], ids=["for good", "and changed back"])
+def test_a_source_that_changes_while_it_is_read_becomes_a_reject_and_the_others_rows(
+    tmp_path: Path,
+    write_mask_folders: Callable[..., list[GaitSequence]],
+    monkeypatch: pytest.MonkeyPatch,
+    restored: bool,
+) -> None:
+    sequences = write_mask_folders(tmp_path / "in", 3)
+    touched = tmp_path / "in" / sequences[1].source / "003.png"
+    before_ns = touched.stat().st_mtime_ns
+    calls: list[Path] = []
+
+    def read_while_somebody_writes(folder: Path) -> ExtractedSequence:
+        calls.append(folder)
+        if len(calls) == 2:
+            os.utime(touched, ns=(0, 1))
+        if len(calls) == 3 and restored:
+            os.utime(touched, ns=(0, before_ns))
+        return read_silhouettes(folder)
+
+    monkeypatch.setattr(workers, "read_silhouettes", read_while_somebody_writes)
+    summary = _build_planned(sequences, tmp_path / "in", tmp_path / "out", lambda: None)
+    assert summary.num_rows == 2
+    assert _rejects(tmp_path / "out") == {sequences[1].source: ("decode", "changed")}
+    assert verify(tmp_path / "out") == []
+    assert not list((tmp_path / "out").glob("*.tmp-*"))
 
 
 def test_bad_folders_become_rejects_and_the_good_one_a_row(
@@ -180,7 +304,9 @@ def test_a_source_that_takes_its_worker_along_three_times_becomes_a_reject(
     assert len(notes) == 3
     summary = _build(sequences, tmp_path / "in", tmp_path / "out")
     assert (summary.num_rows, summary.rejects) == (1, (("silhouette", "worker-died", 1),))
-    assert _rejects(tmp_path / "out") == {sequences[0].source: ("silhouette", "worker-died")}
+    (reject,) = reader.read_rejects(tmp_path / "out").to_pylist()
+    assert (reject["source"], reject["reason"]) == (sequences[0].source, "worker-died")
+    assert "run preprocess again" in reject["detail"]
     writer.remove_leftovers(tmp_path / "out")
     assert not any(note.exists() for note in notes)
 

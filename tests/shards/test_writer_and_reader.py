@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +164,80 @@ def test_leftovers_of_killed_runs_go_and_parts_stay(root: Path) -> None:
     (root / "rejects" / "part-c.parquet.tmp-1a2b").write_bytes(b"half")
     writer.remove_leftovers(root)
     assert sorted(root.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "suffix", ["{}.parquet", "{}.json", "rejects/{}.parquet"], ids=["rows", "sidecar", "rejects"]
+)
+def test_what_a_crash_leaves_of_a_part_is_found_and_removed(root: Path, suffix: str) -> None:
+    files = [writer.shard_path(root, "part-a"), writer.summary_path(root, "part-a")]
+    for path in (*files, writer.rejects_path(root, "part-a")):
+        if path != root / suffix.format("part-a"):
+            path.unlink()
+    assert writer.part_names(root) == {"part-a", "part-b"}
+    writer.remove_part(root, "part-a")
+    assert writer.part_names(root) == {"part-b"}
+
+
+def test_a_part_that_is_removed_first_ceases_to_be_one(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    unlink = Path.unlink
+
+    def watch(self: Path, missing_ok: bool = False) -> None:
+        order.append(self.relative_to(root).as_posix())
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", watch)
+    writer.remove_part(root, "part-a")
+    assert order == ["part-a.parquet", "rejects/part-a.parquet", "part-a.json"]
+
+
+def test_a_part_that_is_done_again_without_rejects_keeps_none_of_the_old(
+    root: Path, row: Row
+) -> None:
+    _write(root, [_numbered(row, 1)], "part-a")
+    assert not (root / "rejects" / "part-a.parquet").exists()
+    assert reader.read_rejects(root).num_rows == 0
+
+
+def test_names_that_are_not_utf8_are_escaped_in_the_rejects(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.mp4")
+    with writer.PartWriter(tmp_path, "part-a", num_sources=1) as part:
+        part.reject("clips", name, Reject(f"clips:{name}", -1, "decode", "bad-name", f"{name}: no"))
+        part.commit()
+    reader.Manifest({}, {}, ("part-a",)).write(tmp_path)
+    (reject,) = reader.read_rejects(tmp_path).to_pylist()
+    assert (reject["source"], reject["detail"]) == (r"caf\xe9.mp4", r"caf\xe9.mp4: no")
+
+
+def test_files_that_are_as_the_sidecar_says_pass(root: Path) -> None:
+    assert reader.check_files(root / "part-a.parquet").num_rows == 11
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: (root / "part-a.json").write_text("{"), "not a sidecar"),
+        (lambda root: (root / "part-a.json").unlink(), "sidecar .* is missing"),
+        (lambda root: (root / "part-a.parquet").write_bytes(b"PAR1"), "4 bytes, the sidecar says"),
+        (lambda root: (root / "rejects" / "part-a.parquet").unlink(), "missing"),
+    ],
+    ids=["bad sidecar", "no sidecar", "other size", "no rejects"],
+)
+def test_files_that_are_not_as_the_sidecar_says_are_refused(
+    root: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    damage(root)
+    with pytest.raises(CorruptShard, match=message):
+        reader.check_files(root / "part-a.parquet")
+
+
+def test_the_manifest_says_which_sources_of_which_folder(tmp_path: Path) -> None:
+    manifest = reader.Manifest({}, {}, (), "/in", ("d:a", os.fsdecode(b"d:\xff")))
+    manifest.write(tmp_path)
+    assert reader.read_manifest(tmp_path) == manifest
 
 
 def test_parts_that_are_no_longer_wanted_are_not_read(root: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from raygait.datasets import casiab
 from raygait.errors import DatasetError
 from raygait.synthetic import casiab_tree
-from raygait.synthetic.walkers import render_masks
+from raygait.synthetic.walkers import WALKERS_VERSION, render_masks
 
 SMALL = {"views": ["036", "090"], "conditions": ["nm-01", "cl-01"], "num_frames": 3}
 
@@ -104,9 +104,36 @@ def test_several_processes_write_the_same_bytes(tree: Path, tmp_path: Path) -> N
     assert contents(tmp_path) == contents(tree)
 
 
-def test_a_tree_of_other_settings_is_not_mixed_up(tree: Path) -> None:
-    with pytest.raises(DatasetError, match="holds 3 frames, but 4 were asked for"):
-        casiab_tree.write(tree, num_subjects=2, seed=5, **{**SMALL, "num_frames": 4})
+@pytest.mark.parametrize(
+    "other", [{"num_frames": 4}, {"seed": 6}], ids=["number of frames", "seed"]
+)
+def test_a_tree_of_other_settings_is_not_mixed_up(tree: Path, other: dict) -> None:
+    before = contents(tree)
+    with pytest.raises(DatasetError, match=r"was made from .* but .* was asked for"):
+        casiab_tree.write(tree, **{"num_subjects": 3, "seed": 5, **SMALL, **other})
+    assert contents(tree) == before
+
+
+def test_a_tree_of_other_drawings_is_not_mixed_up(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(casiab_tree, "WALKERS_VERSION", WALKERS_VERSION + 1)
+    with pytest.raises(DatasetError, match="was made from"):
+        casiab_tree.write(tree, num_subjects=2, seed=5, **SMALL)
+
+
+def test_a_tree_that_does_not_say_what_it_was_made_from_is_not_mixed_up(tmp_path: Path) -> None:
+    casiab_tree.write(tmp_path, num_subjects=1, seed=5, **SMALL)
+    (tmp_path / ".walkers.json").unlink()
+    with pytest.raises(DatasetError, match=r"no \.walkers\.json says what it was made from"):
+        casiab_tree.write(tmp_path, num_subjects=1, seed=5, **SMALL)
+
+
+def test_a_leaf_with_frames_missing_is_not_taken_for_whole(tmp_path: Path) -> None:
+    casiab_tree.write(tmp_path, num_subjects=1, seed=5, **SMALL)
+    (tmp_path / "001/nm-01/036/001-nm-01-036-002.png").unlink()
+    with pytest.raises(DatasetError, match="holds 2 frames, but 3 were asked for"):
+        casiab_tree.write(tmp_path, num_subjects=1, seed=5, **SMALL)
 
 
 def test_a_file_as_root_is_refused(tmp_path: Path) -> None:
@@ -120,6 +147,7 @@ def test_a_file_as_root_is_refused(tmp_path: Path) -> None:
     [
         ({"num_subjects": 0}, "num_subjects is at least 1"),
         ({"num_frames": 0}, "num_frames is at least 1"),
+        ({"num_frames": 1000}, "frame numbers have three digits"),
         ({"num_workers": 0}, "num_workers is at least 1"),
         ({"first_subject": 0}, "first_subject is at least 1"),
         ({"first_subject": 999, "num_subjects": 2}, "999 to 1000"),

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from raygait.errors import RecipeError, TrainingError
+from raygait.errors import ClusterTooSmall, RecipeError, TrainingError
 from raygait.experiments import tracking
 from raygait.recipes import named
 from raygait.recipes.schema import Recipe, with_overrides
@@ -79,6 +79,7 @@ def test_a_grid_trains_every_cell_under_one_parent_run_and_names_the_best(
         pytest.param({"model.drop_ratio": []}, "at least one path", id="path without values"),
         pytest.param({"model.drop": [1]}, "no option 'model.drop'", id="typo"),
         pytest.param({"model.drop_ratio": [0.1, "x"]}, r"model\.drop_ratio", id="bad value"),
+        pytest.param({"seed": [1, 1.0]}, "same recipe", id="one cell twice"),
     ],
 )
 def test_a_grid_that_cannot_run_is_refused_before_anything_runs(
@@ -95,7 +96,7 @@ def test_a_cell_that_fits_nowhere_is_an_error_and_not_a_wait(
     walker_shards: Path, tmp_path: Path
 ) -> None:
     parent = tracking.Run("sqlite://", "tests", "none")
-    with pytest.raises(TrainingError, match="needs 64 workers of 2 CPUs, the cluster has 4"):
+    with pytest.raises(ClusterTooSmall, match="needs 64 workers of 2 CPUs"):
         run_grid(
             _recipe(),
             {"model.drop_ratio": [0.1]},

@@ -82,3 +82,8 @@ def test_a_mask_too_thin_to_look_into_has_no_colour() -> None:
     mask = np.zeros((128, 128), bool)
     mask[14:114, 64] = True
     assert np.isnan(describe_clothes(np.zeros((128, 128, 3), np.uint8), mask)).all()
+
+
+def test_an_empty_mask_has_no_colour() -> None:
+    crop = np.zeros((128, 128, 3), np.uint8)
+    assert np.isnan(describe_clothes(crop, np.zeros((128, 128), bool))).all()

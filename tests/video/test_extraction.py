@@ -1,14 +1,18 @@
 import csv
 import json
 import pickle
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from raygait.assets import ASSETS, asset
-from raygait.errors import EmptySilhouette, FrameSizeRefused, NoPerson, Undecodable
+from raygait.errors import EmptySilhouette, FrameSizeRefused, NoPerson, NotAMask, Undecodable
+from raygait.video import extraction
 from raygait.video.alignment import align
 from raygait.video.extraction import (
     ExtractedSequence,
@@ -251,6 +255,104 @@ def test_two_tracks_on_one_person_do_not_both_keep_them(write_clip, moving_block
     assert "another track's person" in rejects[0].detail
 
 
+def sight_of(box_px: tuple[float, float, float, float], *, off_px: float) -> extraction._Sight:
+    """A mask in a place, of a track whose box is so far beside it."""
+    mask_box_px = np.array(box_px, np.float32)
+    return extraction._Sight(
+        frame_index=0,
+        box_px=mask_box_px + np.float32(off_px),
+        mask_box_px=mask_box_px,
+        silhouette=np.zeros((64, 64), np.uint8),
+        heatmaps=None,
+        crop=None,
+        clothes=np.zeros((4, 3), np.float32),
+        person_score=1.0,
+        joint_score=1.0,
+        mask_area_ratio=0.1,
+    )
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)], ids=["abc", "cba", "bca"])
+def test_a_sight_that_was_given_up_takes_no_mask_from_a_third(order: tuple[int, ...]) -> None:
+    # b shares its mask with a and with c, which have nothing to do with each other.
+    a = sight_of((0, 0, 100, 100), off_px=9)
+    b = sight_of((20, 0, 120, 100), off_px=5)
+    c = sight_of((40, 0, 140, 100), off_px=1)
+    left = extraction._without_repeats([[a, b, c][place] for place in order])
+    assert [left[order.index(place)] for place in range(3)] == [a, "another track's person", c]
+
+
+def damage(path: Path) -> Path:
+    """Cut off the last third of an AVI."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    return path
+
+
+def test_a_damaged_clip_gives_its_good_frames_and_says_what_is_lost(
+    write_clip, moving_block_images
+) -> None:
+    settings = VideoSettings(detector="motion", mask="background", min_frames=8)
+    path = damage(write_clip("block.avi", moving_block_images))
+    sequences, rejects = extract(path, settings)
+    assert len(sequences) == 1
+    (told,) = rejects
+    assert told[:3] == (-1, "decode", "damaged")
+    assert "of 40 frames lost, the others are used" in told.detail
+
+
+def test_damage_is_told_when_no_track_is_left_or_begins(write_clip, moving_block_images) -> None:
+    path = damage(write_clip("still.avi", [moving_block_images[0]] * 20 + moving_block_images))
+    describer = PeopleDescriber(VideoSettings(mask="background"))
+    for tracks in ([], [standing_still(1, 5)], [standing_still(1, 20)]):
+        _, rejects = describer(path, tracks)
+        assert [reject.reason for reject in rejects if reject.track == -1] == ["damaged"]
+    with pytest.raises(NoPerson, match="frames lost"):
+        PeopleFinder(VideoSettings(detector="motion"))(
+            damage(write_clip("empty.avi", [moving_block_images[0]] * 40))
+        )
+
+
+def test_a_long_track_is_cut_into_sequences_that_bound_memory(
+    write_clip, moving_block_images
+) -> None:
+    path = write_clip("block.mp4", moving_block_images)
+    settings = VideoSettings(detector="motion", mask="background", min_frames=5)
+    tracks = PeopleFinder(settings)(path)
+    (whole,), _ = PeopleDescriber(settings)(path, tracks)
+    cut = settings.model_copy(update={"max_frames": 11})
+    results = list(PeopleDescriber(cut).stream(path, tracks))
+    sequences = [result for result in results if isinstance(result, ExtractedSequence)]
+    rejects = [result for result in results if isinstance(result, RejectedTrack)]
+    lengths = [len(seq.frame_indices) for seq in sequences]
+    assert lengths[:2] == [11, 11]
+    assert max(lengths) == 11
+    assert [result.track for result in results] == list(range(1, len(results) + 1))
+    joined = np.concatenate([seq.silhouettes for seq in sequences])
+    np.testing.assert_array_equal(joined, whole.silhouettes[: len(joined)])
+    if len(joined) < len(whole.silhouettes):
+        assert [(reject.stage, reject.reason) for reject in rejects] == [("gate", "short-track")]
+
+
+def test_the_end_of_a_cut_track_that_is_too_short_is_a_reject(
+    write_clip, moving_block_images
+) -> None:
+    path = write_clip("block.mp4", moving_block_images)
+    settings = VideoSettings(detector="motion", mask="background", min_frames=5)
+    tracks = PeopleFinder(settings)(path)
+    (whole,), _ = PeopleDescriber(settings)(path, tracks)
+    cut = settings.model_copy(update={"max_frames": len(whole.frame_indices) - 2})
+    sequences, rejects = PeopleDescriber(cut)(path, tracks)
+    assert [seq.track for seq in sequences] == [1]
+    assert [reject[:3] for reject in rejects] == [(2, "gate", "short-track")]
+    assert "are left of track 1" in rejects[0].detail
+
+
+def test_a_cut_shorter_than_the_shortest_sequence_is_an_error() -> None:
+    with pytest.raises(ValueError, match="max_frames is 10, expected at least min_frames, 20"):
+        VideoSettings(max_frames=10)
+
+
 def test_a_clip_that_got_shorter_between_the_readings_is_undecodable(texture_clip: Path) -> None:
     with pytest.raises(Undecodable, match="changed between the two readings"):
         PeopleDescriber(VideoSettings())(texture_clip, [standing_still(1, 50)])
@@ -329,6 +431,95 @@ def test_a_folder_without_masks_is_undecodable(tmp_path: Path, exists: bool) -> 
     if exists:
         write_masks(folder, {})
     with pytest.raises(Undecodable, match=r"no \.png in it"):
+        read_silhouettes(folder)
+
+
+def test_a_palette_of_black_and_white_is_a_mask(tmp_path: Path) -> None:
+    folder = write_masks(tmp_path / "090", {})
+    picture = Image.fromarray((person_mask() > 0).astype(np.uint8), mode="P")
+    picture.putpalette([0, 0, 0, 255, 255, 255])
+    picture.save(folder / "001.png")
+    seq = read_silhouettes(folder)
+    np.testing.assert_array_equal(seq.silhouettes[0], align(person_mask()))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (person_mask().astype(np.uint16) * 257, "values of 16 bits"),
+        (np.dstack([person_mask()] * 4), "alpha channel"),
+        (np.dstack([person_mask(), person_mask(), person_mask(9)]), "has colours"),
+        (person_mask() // 255, r"values 0\.\.1, expected 0\.\.255"),
+        (255 - person_mask()[:, 60:], "is it inverted"),
+        (person_mask()[:200], "320×200 px, those before it 320×240"),
+    ],
+    ids=["16 bits", "alpha", "colours", "0 and 1", "inverted", "another size"],
+)
+def test_an_image_that_is_no_mask_is_refused_with_its_path(
+    tmp_path: Path, image: np.ndarray, message: str
+) -> None:
+    if "inverted" in message:
+        image = np.pad(image, 400, constant_values=255)[:240, :320]
+    folder = write_masks(tmp_path / "090", {"001.png": person_mask(), "002.png": image})
+    with pytest.raises(NotAMask, match=rf"002\.png: .*{message}") as caught:
+        read_silhouettes(folder)
+    assert caught.value.reason == "not-a-mask"
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".bmp"])
+def test_another_format_named_png_is_undecodable(tmp_path: Path, extension: str) -> None:
+    folder = write_masks(tmp_path / "090", {"001.png": person_mask()})
+    (folder / "002.png").write_bytes(cv2.imencode(extension, person_mask())[1].tobytes())
+    with pytest.raises(Undecodable, match=r"002\.png: not a PNG"):
+        read_silhouettes(folder)
+
+
+def test_a_png_too_large_to_decode_is_undecodable(tmp_path: Path) -> None:
+    folder = write_masks(tmp_path / "090", {"001.png": person_mask()})
+    content = bytearray((folder / "001.png").read_bytes())
+    content[16:24] = struct.pack(">2I", 200_000, 200_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (folder / "001.png").write_bytes(content)
+    with pytest.raises(Undecodable, match=r"001\.png"):
+        read_silhouettes(folder)
+
+
+def test_masks_are_ordered_by_frame_number_and_others_are_not_looked_at(tmp_path: Path) -> None:
+    masks = {f"{number}.png": person_mask(2 * number) for number in (8, 9, 10, 11)}
+    masks["12.PNG"] = person_mask(24)
+    folder = write_masks(tmp_path / "090", masks)
+    (folder / "._8.png").write_bytes(b"what macOS leaves")
+    (folder / "notes.txt").write_text("")
+    seq = read_silhouettes(folder)
+    expected = [align(person_mask(2 * number)) for number in range(8, 13)]
+    np.testing.assert_array_equal(seq.silhouettes, expected)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["1.png", "001.png"], "frame 1, and so is"),
+        (["a-001.png", "b-001.png"], "frame 1, and so is"),
+        (["001.png", "cover.png"], "cover.png: the name does not end in a frame number"),
+    ],
+    ids=["two widths", "two walks", "no number"],
+)
+def test_masks_without_a_clear_order_are_refused(
+    tmp_path: Path, names: list[str], message: str
+) -> None:
+    folder = write_masks(tmp_path / "090", {name: person_mask() for name in names})
+    with pytest.raises(Undecodable, match=message):
+        read_silhouettes(folder)
+
+
+@pytest.mark.parametrize("kind", ["folder", "dangling link"])
+def test_a_png_that_is_no_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
+    folder = write_masks(tmp_path / "090", {"001.png": person_mask()})
+    if kind == "folder":
+        (folder / "002.png").mkdir()
+    else:
+        (folder / "002.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(Undecodable, match=r"002\.png: not a regular file"):
         read_silhouettes(folder)
 
 

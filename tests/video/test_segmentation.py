@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 
 from raygait.video.pose import Square
@@ -27,3 +29,13 @@ def test_somebody_there_from_the_start_leaves_no_ghost(write_clip, moving_block_
     for image in images:
         masks.advance(image)
     assert masks.mask(Square(0, 0, 240)).mean() < 0.01
+
+
+def test_learning_the_background_holds_few_images(write_clip) -> None:
+    image = np.full((480, 640, 3), 90, np.uint8)
+    path = write_clip("long.mp4", [image] * 200)
+    tracemalloc.start()
+    BackgroundMasks(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 * image.nbytes
