@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float32
 from numpy import ndarray
 
-from raygait import ray_session
-from raygait.errors import ClusterTooSmall, DatasetError
+from raygait import errors, ray_session
+from raygait.errors import ClusterTooSmall, DatasetError, RaygaitError
 from raygait.recipes.saved_model import load_model
 from raygait.shards import codec, reader
 
@@ -82,9 +82,7 @@ def embed(
         tables = [embedder.embed_shard(Path(path)) for path in paths]
         return _collect(pa.concat_tables(tables), shards)
 
-    import ray
     import ray.data
-    import ray.exceptions
 
     ray_session.quiet_data_log()
     # An actor that fits nowhere would be waited for without an error.
@@ -106,14 +104,10 @@ def embed(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.enable_auto_log_stats = False
-    try:
-        with ray_session.stderr_without(ray_session.RESTART_NOTE):
-            tables = list(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
-    except ray.exceptions.RayError as error:
-        own = ray_session.own_error(error)
-        if own is None:
-            raise
-        raise own from None
+    with ray_session.stderr_without(ray_session.RESTART_NOTE):
+        tables = list(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
+    for row in pa.concat_tables(tables).filter(pc.field("error") != "").to_pylist():
+        raise getattr(errors, row["error"])(row["sequence_id"])
     return _collect(pa.concat_tables(tables), shards)
 
 
@@ -134,9 +128,13 @@ class ShardEmbedder:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Embed the shards that a Ray Data batch names."""
-        return pa.concat_tables(
-            [self.embed_shard(Path(path)) for path in batch["shard"].to_pylist()]
-        )
+        try:
+            tables = [self.embed_shard(Path(path)) for path in batch["shard"].to_pylist()]
+        except RaygaitError as error:
+            # As a row: an exception would arrive as Ray's, with its own cause lost on the way.
+            row = {"sequence_id": str(error), "error": type(error).__name__}
+            return pa.Table.from_pylist([row], schema=_SCHEMA)
+        return pa.concat_tables(tables)
 
     def embed_shard(self, shard: Path) -> pa.Table:
         """One row a sequence: identity columns, `embedding` and its shape."""
@@ -165,6 +163,7 @@ _SCHEMA = pa.schema(
         *((name, pa.string()) for name in _IDENTITY),
         ("num_parts", pa.int32()),
         ("embedding", pa.list_(pa.float32())),
+        ("error", pa.string()),
     ]
 )
 
@@ -174,6 +173,7 @@ def _row(row: dict[str, Any], value: Float32[ndarray, "p d"] | None) -> dict[str
         **{name: row[name] for name in _IDENTITY},
         "num_parts": 0 if value is None else len(value),
         "embedding": None if value is None else value.ravel(),
+        "error": "",
     }
 
 

@@ -155,7 +155,9 @@ def test_what_is_missing_is_said(walks, tmp_path):
             "rows",
             id="a table without rows",
         ),
-        pytest.param("history.jsonl", '{"loss": 1}', "without a step", id="points without a step"),
+        pytest.param(
+            "history.jsonl", '{"loss": 1}\n', "without a step", id="points without a step"
+        ),
         pytest.param("recipe.json", '{"name": 1}', "is not one", id="a recipe of another version"),
     ],
 )
