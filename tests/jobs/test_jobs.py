@@ -1,5 +1,6 @@
 """The jobs as a user types them: in processes of their own, on real data, with exit codes."""
 
+import contextlib
 import json
 import os
 import signal
@@ -162,10 +163,13 @@ def test_a_mistake_is_one_sentence_and_exit_code_1(
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A real Ray head with a dashboard, as `ray job submit` needs; ended by its process group."""
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        port, dashboard = first.getsockname()[1], second.getsockname()[1]
+    # Every port has to be free: the agent that runs jobs has a fixed one by default, which another
+    # Ray on this machine, such as this session's own, may hold.
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        port, dashboard, agent = (each.getsockname()[1] for each in sockets)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     # The head runs entry points with its own PATH: the environment's python has to come first.
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -174,6 +178,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             [
                 *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
                 *("--num-cpus", "4", "--port", str(port), "--dashboard-port", str(dashboard)),
+                *("--dashboard-agent-listen-port", str(agent)),
                 *("--include-dashboard", "true", "--object-store-memory", "200000000"),
                 *("--temp-dir", folder, "--node-ip-address", "127.0.0.1"),
             ],
