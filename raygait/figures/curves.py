@@ -66,7 +66,7 @@ PANELS = (
         "Learning rate",
         {"learning_rate": "learning rate"},
         None,
-        "Drops at the recipe's milestones.",
+        "The recipe's schedule.",
     ),
 )
 """What is drawn, in this order; a chart whose values a history lacks is left out."""

@@ -38,7 +38,7 @@ GAITGL_CASIAB = Recipe(
 GAITGL_DEMO = Recipe(
     name="gaitgl-demo",
     source=(
-        "A quarter of GaitGL's channels on frames of half the height, for four minutes on two CPU "
+        "A quarter of GaitGL's channels on frames of half the height, for two minutes on two CPU "
         "cores and synthetic walkers; no paper prints it, the values are from trials."
     ),
     model=_GaitGL(channels=(16, 32, 32), lta_kernel=(3, 1, 1)),
