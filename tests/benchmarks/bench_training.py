@@ -50,7 +50,7 @@ def measure() -> list[dict[str, object]]:
             _row(
                 "step, gaitgl-casiab at P2 K2 T30 64x44, CPU s", _step_s(small, cache, subjects, 2)
             ),
-            _row("step, gaitgl-demo at P8 K6 T15 32x22, CPU s", _step_s(demo, cache, subjects, 5)),
+            _row("step, gaitgl-demo at P8 K4 T15 32x22, CPU s", _step_s(demo, cache, subjects, 5)),
         ]
 
 
