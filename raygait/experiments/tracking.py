@@ -26,6 +26,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 
 import raygait
 from raygait.errors import RegistryError
+from raygait.shards.writer import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -208,9 +209,8 @@ def remembered_run(
             return known
     run = open_run(tracking_uri, experiment, name, parameters=parameters)
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_name(f".tmp-{path.name}")
-    whole.write_text(json.dumps(dataclasses.asdict(run), indent=2) + "\n")
-    whole.replace(path)
+    with whole_file(path) as file:
+        file.write((json.dumps(dataclasses.asdict(run), indent=2) + "\n").encode())
     return run
 
 

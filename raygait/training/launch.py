@@ -23,6 +23,7 @@ from raygait.errors import ClusterTooSmall, RecipeError, SplitMismatch, Training
 from raygait.experiments.tracking import Run
 from raygait.recipes.schema import Recipe, build_model, from_json
 from raygait.shards import reader
+from raygait.shards.writer import whole_file
 from raygait.training.checkpoint import differences, same_run
 from raygait.training.loop import train_worker
 
@@ -228,9 +229,8 @@ def _claim(folder: Path, recipe: Recipe, shards_digest: str) -> None:
         (recipe_path, recipe.to_dict()),
         (data_path, {"shards_digest": shards_digest}),
     ):
-        whole = path.with_name(f".tmp-{path.name}")
-        whole.write_text(json.dumps(value, indent=2) + "\n")
-        whole.replace(path)
+        with whole_file(path) as file:
+            file.write((json.dumps(value, indent=2) + "\n").encode())
 
 
 def _check_resources(num_workers: int, num_threads: int, *, use_gpu: bool) -> None:
