@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jobs.console as console
 from raygait.datasets import DATASETS
 from raygait.shards.ingest import ingest
-from raygait.video.extraction import VideoSettings
+from raygait.video.settings import VideoSettings
 
 
 @dataclass(frozen=True)

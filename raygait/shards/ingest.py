@@ -34,7 +34,9 @@ from raygait.shards import reader, writer
 from raygait.shards.plan import Part, Source, choose_num_parts, look_up, plan
 from raygait.shards.schema import PartSummary
 from raygait.shards.workers import PASSING, UNEXPECTED, Builder, Finder, asset_digests
-from raygait.video.extraction import PeopleDescriber, PeopleFinder, VideoSettings
+from raygait.video.extraction import PeopleDescriber
+from raygait.video.finding import PeopleFinder
+from raygait.video.settings import VideoSettings
 
 _log = logging.getLogger(__name__)
 

@@ -26,14 +26,10 @@ from raygait.shards import codec
 from raygait.shards.plan import PROCESSING_VERSION, Part, Source, look_at, settings_digest
 from raygait.shards.schema import FORMAT_VERSION, PartSummary
 from raygait.shards.writer import Attempt, PartWriter, printable
-from raygait.video.extraction import (
-    ExtractedSequence,
-    PeopleDescriber,
-    PeopleFinder,
-    RejectedTrack,
-    VideoSettings,
-    read_silhouettes,
-)
+from raygait.video.extraction import ExtractedSequence, PeopleDescriber, RejectedTrack
+from raygait.video.finding import PeopleFinder
+from raygait.video.mask_folders import read_silhouettes
+from raygait.video.settings import VideoSettings
 from raygait.video.tracking import Track
 
 UNEXPECTED = "unexpected"

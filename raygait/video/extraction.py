@@ -1,17 +1,17 @@
-"""A clip or a folder of masks → sequences: the two stages `shards.ingest` puts into actor pools.
+"""A clip and the tracks of the people in it → sequences. The second of the two readings of a clip.
 
-`PeopleFinder` holds the detector and returns boxes; `PeopleDescriber` holds the pose network, reads
-the clip a second time and returns silhouettes, heatmaps and crops. What the second decoding costs
-was measured: 1 % of all CPU time on `vtest.avi` (768×576, six people a frame), 13 % on the Sports2D
-clip (1768×994 VP9, one person). In exchange no image crosses a process border, only a few bytes a
-box, and either pool can be scaled alone.
+`finding.PeopleFinder` holds the detector and returns boxes; `PeopleDescriber` holds the pose
+network, reads the clip again and returns silhouettes, heatmaps and crops. `shards.ingest` puts each
+into a pool of actors. What the second decoding costs was measured: 1 % of all CPU time on
+`vtest.avi` (768×576, six people a frame), 13 % on the Sports2D clip (1768×994 VP9, one person). In
+exchange no image crosses a process border, only a few bytes a box, and either pool can be scaled
+alone.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,144 +21,22 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from raygait.errors import EmptySilhouette, NoPerson, NotAMask, Undecodable
+from raygait.errors import EmptySilhouette, Undecodable
 from raygait.video.alignment import align
 from raygait.video.appearance import describe_clothes, split_by_clothes
 from raygait.video.decode import Frame, open_video
-from raygait.video.detection import (
-    DETECTOR_ASSETS,
-    Detections,
-    DetectorName,
-    TilePolicy,
-    box_areas,
-    first_available,
-    intersections,
-    make_detector,
-)
-from raygait.video.pose import CROP_PX, POSE_ASSET, Pose, PoseNetwork, Square
+from raygait.video.detection import box_areas, intersections
+from raygait.video.pose import CROP_PX, Pose, PoseNetwork, Square
 from raygait.video.quality import largest_part
 from raygait.video.segmentation import BackgroundMasks
-from raygait.video.tracking import PersonTracker, Track
+from raygait.video.settings import VideoSettings
+from raygait.video.tracking import Track
 
 STORED_CROP_PX = 128
 """Side of the RGB crops that are kept."""
 
 _SAME_MASK_IOU = 0.6
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# No person fills more of an image than this; an inverted mask does.
-_MAX_MASK_RATIO = 0.9
-# So long a tracker keeps a person who is not seen, and some more.
-_MAX_FED_HOLE_S = 2.0
-
-
-class VideoSettings(BaseModel):
-    """Everything that decides what a clip becomes; equal settings give equal sequences."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    detector: Literal["auto", "ssd", "blazepose", "motion"] = Field(
-        "auto",
-        description="How people are found: ssd any size, blazepose near ones, motion what moves "
-        "before a fixed camera; auto takes the first of these whose weights can be had.",
-    )
-    tiles: TilePolicy = Field(
-        "auto",
-        description="Whether ssd searches 2×2 tiles besides the whole frame, for people below a "
-        "third of its height; auto looks every 15 frames whether there are any.",
-    )
-    mask: Literal["blazepose", "background"] = Field(
-        "blazepose",
-        description="Where silhouettes come from: the pose network (with heatmaps), or "
-        "background subtraction for a fixed camera (without).",
-    )
-    min_frames: int = Field(
-        20, ge=1, description="Tracks with fewer usable frames than this become rejects."
-    )
-    max_frames: int = Field(
-        1800,
-        ge=1,
-        description="Tracks with more usable frames than this are cut into sequences of so many: "
-        "memory holds 105 kB a frame of every person in view.",
-    )
-    min_height_px: float = Field(
-        48.0, ge=0, description="Tracks whose median box is lower than this become rejects."
-    )
-    min_person_score: float = Field(
-        0.6,
-        ge=0,
-        le=1,
-        description="Tracks whose median person score is lower become rejects. Things stay near "
-        "0, people above 0.7. Without effect with mask=background.",
-    )
-    min_frame_score: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="Frames whose person score is lower are left out. Without effect with "
-        "mask=background.",
-    )
-    min_joint_score: float = Field(
-        0.45,
-        ge=0,
-        le=1,
-        description="Frames whose joints are less sure are left out: the person is hidden there. "
-        "Without effect with mask=background.",
-    )
-    min_area_ratio: float = Field(
-        0.03, ge=0, le=1, description="Frames whose mask is smaller, over the crop, are left out."
-    )
-    min_height_ratio: float = Field(
-        0.5, ge=0, le=1, description="Frames whose mask is lower, over the crop, are left out."
-    )
-    min_largest_part_ratio: float = Field(
-        0.8,
-        ge=0,
-        le=1,
-        description="Frames whose mask has less than this in its largest part are left out.",
-    )
-    max_clothes_change: float = Field(
-        12.0,
-        gt=0,
-        description="Colour difference (CIELAB) from which a track is taken to have gone over to "
-        "another person, and is parted. Lower parts more; people dressed alike are not told apart.",
-    )
-    keep_heatmaps: bool = Field(
-        True,
-        description="Keep 17×64×48 joint heatmaps a frame. Without effect with mask=background, "
-        "which has none.",
-    )
-    keep_crops: bool = Field(True, description="Keep a 128×128 RGB crop a frame.")
-
-    @model_validator(mode="after")
-    def _check_lengths(self) -> VideoSettings:
-        if self.max_frames < self.min_frames:
-            raise ValueError(
-                f"max_frames is {self.max_frames}, expected at least min_frames, {self.min_frames}"
-            )
-        return self
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain values, for JSON and for crossing process borders."""
-        return self.model_dump(mode="json")
-
-    def resolved(self) -> VideoSettings:
-        """The same, with `auto` replaced by the detector that this machine can have.
-
-        Call it once, before work is spread: then every actor uses the same detector, and what is
-        recorded with a sequence says which.
-        """
-        if self.detector != "auto":
-            return self
-        return self.model_copy(update={"detector": first_available()})
-
-    def asset_names(self) -> tuple[str, ...]:
-        """Names in `assets.ASSETS` of the files these settings use; `auto` counts as resolved."""
-        detector = self.resolved().detector
-        assert detector != "auto"
-        pose = (POSE_ASSET,) if self.mask == "blazepose" else ()
-        return (*DETECTOR_ASSETS[detector], *pose)
 
 
 @dataclass(frozen=True)
@@ -207,53 +85,6 @@ class RejectedTrack(NamedTuple):
     stage: str
     reason: str
     detail: str
-
-
-class PeopleFinder:
-    """Decode, detect, track: a clip → the boxes of each person in it.
-
-    Args:
-        settings: See `VideoSettings`.
-
-    Attributes:
-        detector: The detector in use; says what `auto` became.
-
-    Raises:
-        AssetError: The detector that was asked for by name needs a file that cannot be had.
-    """
-
-    def __init__(self, settings: VideoSettings) -> None:
-        self._detector = make_detector(settings.detector, tiles=settings.tiles)
-        self._tracker = PersonTracker()
-        self.detector: DetectorName = self._detector.name
-
-    def __call__(self, path: str | Path) -> list[Track]:
-        """Find the people in a clip; neither detector nor tracker remembers the clip before.
-
-        Raises:
-            Undecodable: `decode.open_video`.
-            FrameSizeRefused: `decode.open_video`.
-            NoPerson: Nobody was found in any two successive frames.
-        """
-        with open_video(path) as video:
-            self._detector.reset()
-            self._tracker.reset(video.fps)
-            longest_hole = round(_MAX_FED_HOLE_S * (video.fps if video.fps > 0 else 25.0))
-            expected = 0
-            for frame in video.frames():
-                # The tracker counts time in calls: it has to hear of frames that are lost.
-                for index in range(max(expected, frame.index - longest_hole), frame.index):
-                    self._tracker.update(index, Detections.none())
-                self._tracker.update(frame.index, self._detector(frame.image))
-                expected = frame.index + 1
-        tracks = self._tracker.tracks()
-        if not tracks:
-            damage = f"; {video.damage}" if video.damage else ""
-            raise NoPerson(
-                f"{path}: detector {self.detector} found nobody in {video.num_frames} frames; if "
-                f"there are people, try another detector{damage}"
-            )
-        return tracks
 
 
 class PeopleDescriber:
@@ -400,8 +231,8 @@ class PeopleDescriber:
             box_px=box_px,
             mask_box_px=mask_box_px,
             silhouette=silhouette,
-            heatmaps=pose.heatmaps if pose and settings.keep_heatmaps else None,
-            crop=stored if settings.keep_crops else None,
+            heatmaps=pose.heatmaps if pose and "heatmaps" in settings.modalities else None,
+            crop=stored if "rgb" in settings.modalities else None,
             clothes=describe_clothes(stored, part[::step, ::step]),
             person_score=pose.person_score if pose else math.nan,
             joint_score=pose.joint_score if pose else math.nan,
@@ -546,127 +377,3 @@ def _sequence(number: int, sights: list[_Sight], fps: float) -> ExtractedSequenc
         joint_score=np.array([sight.joint_score for sight in sights], np.float32),
         mask_area_ratio=np.array([sight.mask_area_ratio for sight in sights], np.float32),
     )
-
-
-def read_silhouettes(folder: str | Path) -> ExtractedSequence:
-    """Read a folder of mask images, as CASIA-B ships them: one PNG a frame.
-
-    They are ordered by the number that ends the name, `8.png` before `12.png`; by name when no
-    name ends in a number. Other files and names that begin with a dot are not looked at. Frames
-    whose mask holds nobody are left out; `frame_indices` tells which stayed.
-
-    Args:
-        folder: Holds `*.png` of one size, 8 bits, grey or with three equal channels, 0 background
-            and 255 person.
-
-    Returns:
-        The sequence; no heatmaps, crops, boxes or scores, and no frame rate.
-
-    Raises:
-        Undecodable: No such folder, no PNG in it, one cannot be read, or their order is not clear.
-        NotAMask: An image has alpha, 16 bits, colours, values 0..1 or another size than the one
-            before, or is a person over more than 0.9 of its area: inverted.
-        EmptySilhouette: Not one mask holds a person.
-    """
-    folder = Path(folder)
-    paths = _mask_paths(folder)
-    kept: list[int] = []
-    silhouettes: list[np.ndarray] = []
-    area_ratios: list[float] = []
-    last_error: EmptySilhouette | None = None
-    shape: tuple[int, ...] | None = None
-    for index, path in enumerate(paths):
-        mask = _read_mask(path)
-        if shape is not None and mask.shape != shape:
-            raise NotAMask(
-                f"{path}: {mask.shape[1]}×{mask.shape[0]} px, those before it "
-                f"{shape[1]}×{shape[0]}; the masks of a folder have one size"
-            )
-        shape = mask.shape
-        try:
-            silhouettes.append(align(mask))
-        except EmptySilhouette as error:
-            last_error = error
-            continue
-        kept.append(index)
-        area_ratios.append(float(np.count_nonzero(mask)) / mask.size)
-    if not silhouettes:
-        raise EmptySilhouette(
-            f"{folder}: not one of {len(paths)} masks holds a person (the last: {last_error})"
-        )
-    unknown = np.full(len(kept), np.nan, np.float32)
-    return ExtractedSequence(
-        track=0,
-        frame_indices=np.array(kept, np.int32),
-        boxes_px=np.full((len(kept), 4), np.nan, np.float32),
-        fps=math.nan,
-        silhouettes=np.stack(silhouettes),
-        heatmaps=None,
-        crops=None,
-        person_score=unknown,
-        joint_score=unknown.copy(),
-        mask_area_ratio=np.array(area_ratios, np.float32),
-    )
-
-
-def _mask_paths(folder: Path) -> list[Path]:
-    try:
-        paths = [
-            path
-            for path in folder.iterdir()
-            if not path.name.startswith(".") and path.suffix.lower() == ".png"
-        ]
-    except OSError as error:
-        raise Undecodable(f"{folder}: no .png in it can be seen: {error.strerror}") from error
-    if not paths:
-        raise Undecodable(f"{folder}: no .png in it, expected one mask image a frame")
-    paths.sort()
-    by_number: dict[int, Path] = {}
-    unnumbered: list[Path] = []
-    for path in paths:
-        if not path.is_file():
-            raise Undecodable(f"{path}: not a regular file, expected a mask image")
-        digits = re.search(r"[0-9]+$", path.stem)
-        if digits is None:
-            unnumbered.append(path)
-            continue
-        other = by_number.setdefault(int(digits[0]), path)
-        if other != path:
-            raise Undecodable(
-                f"{path}: frame {int(digits[0])}, and so is {other.name}; each frame is there once"
-            )
-    if unnumbered and by_number:
-        raise Undecodable(
-            f"{unnumbered[0]}: the name does not end in a frame number, those of others do"
-        )
-    return unnumbered or [by_number[number] for number in sorted(by_number)]
-
-
-def _read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
-    try:
-        content = path.read_bytes()
-        if not content.startswith(_PNG_SIGNATURE):
-            raise Undecodable(f"{path}: not a PNG ({len(content)} bytes)")
-        # Unchanged: any other flag makes grey levels of colours, alpha and 16 bits.
-        mask = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except (OSError, cv2.error) as error:
-        raise Undecodable(f"{path}: a PNG that cannot be read ({error})") from error
-    if mask is None:
-        raise Undecodable(f"{path}: a PNG that cannot be read ({len(content)} bytes)")
-    expected = "expected a mask of 8 bits, 0 background and 255 person"
-    if mask.dtype != np.uint8:
-        raise NotAMask(f"{path}: values of {8 * mask.itemsize} bits, {expected}")
-    if mask.ndim == 3 and mask.shape[2] == 4:
-        raise NotAMask(f"{path}: has an alpha channel, {expected}")
-    if mask.ndim == 3:
-        if (mask != mask[..., :1]).any():
-            raise NotAMask(f"{path}: has colours, {expected}")
-        mask = np.ascontiguousarray(mask[..., 0])
-    if mask.max() == 1:
-        raise NotAMask(f"{path}: values 0..1, expected 0..255")
-    if np.count_nonzero(mask) > _MAX_MASK_RATIO * mask.size:
-        raise NotAMask(
-            f"{path}: {np.count_nonzero(mask) / mask.size:.0%} of it is person, expected at most "
-            f"{_MAX_MASK_RATIO:.0%}; is it inverted?"
-        )
-    return mask

@@ -18,7 +18,9 @@ import numpy as np
 from raygait.shards import codec
 from raygait.synthetic.walkers import Walker, render_masks
 from raygait.video.alignment import align
-from raygait.video.extraction import PeopleDescriber, PeopleFinder, VideoSettings
+from raygait.video.extraction import PeopleDescriber
+from raygait.video.finding import PeopleFinder
+from raygait.video.settings import VideoSettings
 
 _COMMAND = "python -m tests.benchmarks codec"
 _PICKLED_FRAME_BYTES = 4099

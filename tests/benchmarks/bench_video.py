@@ -17,7 +17,9 @@ from raygait.assets import asset
 from raygait.video.alignment import align
 from raygait.video.decode import open_video
 from raygait.video.detection import make_detector
-from raygait.video.extraction import PeopleDescriber, PeopleFinder, VideoSettings
+from raygait.video.extraction import PeopleDescriber
+from raygait.video.finding import PeopleFinder
+from raygait.video.settings import VideoSettings
 
 _COMMAND = "python -m tests.benchmarks video"
 # Frames that the single stages are timed on; the whole passes see every frame.

@@ -22,7 +22,7 @@ from raygait.sequences import GaitSequence, Reject
 from raygait.shards import reader, writer
 from raygait.shards.ingest import IngestReport, ingest
 from raygait.shards.verify import verify
-from raygait.video.extraction import VideoSettings
+from raygait.video.settings import VideoSettings
 
 _JOB = Path(__file__).parents[2] / "jobs" / "preprocess.py"
 _NO_WEIGHTS = VideoSettings(detector="motion", mask="background")

@@ -20,12 +20,9 @@ from raygait.shards.plan import Part, look_up
 from raygait.shards.schema import PartSummary
 from raygait.shards.verify import verify
 from raygait.shards.workers import Builder, Finder
-from raygait.video.extraction import (
-    ExtractedSequence,
-    RejectedTrack,
-    VideoSettings,
-    read_silhouettes,
-)
+from raygait.video.extraction import ExtractedSequence, RejectedTrack
+from raygait.video.mask_folders import read_silhouettes
+from raygait.video.settings import VideoSettings
 
 _NO_WEIGHTS = VideoSettings(detector="motion", mask="background").to_dict()
 

@@ -14,14 +14,10 @@ from raygait.assets import ASSETS, asset
 from raygait.errors import EmptySilhouette, FrameSizeRefused, NoPerson, NotAMask, Undecodable
 from raygait.video import extraction
 from raygait.video.alignment import align
-from raygait.video.extraction import (
-    ExtractedSequence,
-    PeopleDescriber,
-    PeopleFinder,
-    RejectedTrack,
-    VideoSettings,
-    read_silhouettes,
-)
+from raygait.video.extraction import ExtractedSequence, PeopleDescriber, RejectedTrack
+from raygait.video.finding import PeopleFinder
+from raygait.video.mask_folders import read_silhouettes
+from raygait.video.settings import VideoSettings
 from raygait.video.tracking import Track
 
 VERDICTS = Path(__file__).with_name("vtest_verdicts.csv")

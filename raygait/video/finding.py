@@ -1,0 +1,61 @@
+"""Find the people of a clip: decode, detect, track. The first of the two readings of a clip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raygait.errors import NoPerson
+from raygait.video.decode import open_video
+from raygait.video.detection import Detections, DetectorName, make_detector
+from raygait.video.settings import VideoSettings
+from raygait.video.tracking import PersonTracker, Track
+
+# So long a tracker keeps a person who is not seen, and some more.
+_MAX_FED_HOLE_S = 2.0
+
+
+class PeopleFinder:
+    """Decode, detect, track: a clip → the boxes of each person in it.
+
+    Args:
+        settings: See `VideoSettings`.
+
+    Attributes:
+        detector: The detector in use; says what `auto` became.
+
+    Raises:
+        AssetError: The detector that was asked for by name needs a file that cannot be had.
+    """
+
+    def __init__(self, settings: VideoSettings) -> None:
+        self._detector = make_detector(settings.detector, tiles=settings.tiles)
+        self._tracker = PersonTracker()
+        self.detector: DetectorName = self._detector.name
+
+    def __call__(self, path: str | Path) -> list[Track]:
+        """Find the people in a clip; neither detector nor tracker remembers the clip before.
+
+        Raises:
+            Undecodable: `decode.open_video`.
+            FrameSizeRefused: `decode.open_video`.
+            NoPerson: Nobody was found in any two successive frames.
+        """
+        with open_video(path) as video:
+            self._detector.reset()
+            self._tracker.reset(video.fps)
+            longest_hole = round(_MAX_FED_HOLE_S * (video.fps if video.fps > 0 else 25.0))
+            expected = 0
+            for frame in video.frames():
+                # The tracker counts time in calls: it has to hear of frames that are lost.
+                for index in range(max(expected, frame.index - longest_hole), frame.index):
+                    self._tracker.update(index, Detections.none())
+                self._tracker.update(frame.index, self._detector(frame.image))
+                expected = frame.index + 1
+        tracks = self._tracker.tracks()
+        if not tracks:
+            damage = f"; {video.damage}" if video.damage else ""
+            raise NoPerson(
+                f"{path}: detector {self.detector} found nobody in {video.num_frames} frames; if "
+                f"there are people, try another detector{damage}"
+            )
+        return tracks

@@ -1,0 +1,143 @@
+"""A folder of mask images, as CASIA-B ships them -> a sequence of aligned silhouettes."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from raygait.errors import EmptySilhouette, NotAMask, Undecodable
+from raygait.video.alignment import align
+from raygait.video.extraction import ExtractedSequence
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# No person fills more of an image than this; an inverted mask does.
+_MAX_MASK_RATIO = 0.9
+
+
+def read_silhouettes(folder: str | Path) -> ExtractedSequence:
+    """Read a folder of mask images, as CASIA-B ships them: one PNG a frame.
+
+    They are ordered by the number that ends the name, `8.png` before `12.png`; by name when no
+    name ends in a number. Other files and names that begin with a dot are not looked at. Frames
+    whose mask holds nobody are left out; `frame_indices` tells which stayed.
+
+    Args:
+        folder: Holds `*.png` of one size, 8 bits, grey or with three equal channels, 0 background
+            and 255 person.
+
+    Returns:
+        The sequence; no heatmaps, crops, boxes or scores, and no frame rate.
+
+    Raises:
+        Undecodable: No such folder, no PNG in it, one cannot be read, or their order is not clear.
+        NotAMask: An image has alpha, 16 bits, colours, values 0..1 or another size than the one
+            before, or is a person over more than 0.9 of its area: inverted.
+        EmptySilhouette: Not one mask holds a person.
+    """
+    folder = Path(folder)
+    paths = _mask_paths(folder)
+    kept: list[int] = []
+    silhouettes: list[np.ndarray] = []
+    area_ratios: list[float] = []
+    last_error: EmptySilhouette | None = None
+    shape: tuple[int, ...] | None = None
+    for index, path in enumerate(paths):
+        mask = _read_mask(path)
+        if shape is not None and mask.shape != shape:
+            raise NotAMask(
+                f"{path}: {mask.shape[1]}×{mask.shape[0]} px, those before it "
+                f"{shape[1]}×{shape[0]}; the masks of a folder have one size"
+            )
+        shape = mask.shape
+        try:
+            silhouettes.append(align(mask))
+        except EmptySilhouette as error:
+            last_error = error
+            continue
+        kept.append(index)
+        area_ratios.append(float(np.count_nonzero(mask)) / mask.size)
+    if not silhouettes:
+        raise EmptySilhouette(
+            f"{folder}: not one of {len(paths)} masks holds a person (the last: {last_error})"
+        )
+    unknown = np.full(len(kept), np.nan, np.float32)
+    return ExtractedSequence(
+        track=0,
+        frame_indices=np.array(kept, np.int32),
+        boxes_px=np.full((len(kept), 4), np.nan, np.float32),
+        fps=math.nan,
+        silhouettes=np.stack(silhouettes),
+        heatmaps=None,
+        crops=None,
+        person_score=unknown,
+        joint_score=unknown.copy(),
+        mask_area_ratio=np.array(area_ratios, np.float32),
+    )
+
+
+def _mask_paths(folder: Path) -> list[Path]:
+    try:
+        paths = [
+            path
+            for path in folder.iterdir()
+            if not path.name.startswith(".") and path.suffix.lower() == ".png"
+        ]
+    except OSError as error:
+        raise Undecodable(f"{folder}: no .png in it can be seen: {error.strerror}") from error
+    if not paths:
+        raise Undecodable(f"{folder}: no .png in it, expected one mask image a frame")
+    paths.sort()
+    by_number: dict[int, Path] = {}
+    unnumbered: list[Path] = []
+    for path in paths:
+        if not path.is_file():
+            raise Undecodable(f"{path}: not a regular file, expected a mask image")
+        digits = re.search(r"[0-9]+$", path.stem)
+        if digits is None:
+            unnumbered.append(path)
+            continue
+        other = by_number.setdefault(int(digits[0]), path)
+        if other != path:
+            raise Undecodable(
+                f"{path}: frame {int(digits[0])}, and so is {other.name}; each frame is there once"
+            )
+    if unnumbered and by_number:
+        raise Undecodable(
+            f"{unnumbered[0]}: the name does not end in a frame number, those of others do"
+        )
+    return unnumbered or [by_number[number] for number in sorted(by_number)]
+
+
+def _read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
+    try:
+        content = path.read_bytes()
+        if not content.startswith(_PNG_SIGNATURE):
+            raise Undecodable(f"{path}: not a PNG ({len(content)} bytes)")
+        # Unchanged: any other flag makes grey levels of colours, alpha and 16 bits.
+        mask = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (OSError, cv2.error) as error:
+        raise Undecodable(f"{path}: a PNG that cannot be read ({error})") from error
+    if mask is None:
+        raise Undecodable(f"{path}: a PNG that cannot be read ({len(content)} bytes)")
+    expected = "expected a mask of 8 bits, 0 background and 255 person"
+    if mask.dtype != np.uint8:
+        raise NotAMask(f"{path}: values of {8 * mask.itemsize} bits, {expected}")
+    if mask.ndim == 3 and mask.shape[2] == 4:
+        raise NotAMask(f"{path}: has an alpha channel, {expected}")
+    if mask.ndim == 3:
+        if (mask != mask[..., :1]).any():
+            raise NotAMask(f"{path}: has colours, {expected}")
+        mask = np.ascontiguousarray(mask[..., 0])
+    if mask.max() == 1:
+        raise NotAMask(f"{path}: values 0..1, expected 0..255")
+    if np.count_nonzero(mask) > _MAX_MASK_RATIO * mask.size:
+        raise NotAMask(
+            f"{path}: {np.count_nonzero(mask) / mask.size:.0%} of it is person, expected at most "
+            f"{_MAX_MASK_RATIO:.0%}; is it inverted?"
+        )
+    return mask
