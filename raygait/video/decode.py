@@ -1,6 +1,16 @@
 """Decode a clip frame by frame: upright RGB images, and errors that say what is wrong.
 
 PyAV (FFmpeg's libraries) reads every container and codec in use; one frame is in memory at a time.
+
+What a frame becomes, so that a person has one shape whatever the camera wrote:
+
+- The container's rotation and mirroring are applied.
+- Pixels that are not square (DV, HDV, broadcast) are made so by stretching the shorter way: gait is
+  read from proportions. A file that does not say its pixels' shape is taken to have square ones.
+- Of an interlaced frame one field stays, and the rows between are filled in: the two fields show
+  different moments, and legs would have combs for edges.
+- Matrix (BT.601, BT.709, BT.2020) and range are those the file says, BT.601 and limited where it
+  says none. Alpha is dropped. High dynamic range is not tone-mapped: such clips look flat.
 """
 
 from __future__ import annotations
@@ -13,8 +23,10 @@ from pathlib import Path
 from types import TracebackType
 
 import av
+import cv2
 import numpy as np
 from av.format import Flags
+from av.stream import Disposition
 from jaxtyping import UInt8
 
 from raygait.errors import FrameSizeRefused, Undecodable
@@ -24,6 +36,12 @@ MIN_FRAME_PX = 32
 
 MAX_FRAME_PX = 16384
 """Largest width and height: a header that claims more is damaged, and would exhaust memory."""
+
+MAX_FRAME_AREA_PX2 = 2**26
+"""Largest width times height, twice that of 8K: a frame of it takes 0.2 GB as RGB."""
+
+MAX_PIXEL_ASPECT = 4
+"""Most that a pixel may be wider than high, or higher than wide; 2.2 is the most in use."""
 
 # Demuxers of texts that name other files or addresses: a clip is one file and nothing besides.
 _PLAYLISTS = frozenset(
@@ -38,6 +56,10 @@ _MAX_STRAY_TIMES = 5
 # A longer hole is a clock that was set, not frames that are missing.
 _MAX_HOLE_FRAMES = 10_000
 _MAX_DEMUXER_ERRORS = 16
+# Rounded aspect ratios are taken for square: resampling costs more than so little distorts.
+_SQUARE_TOLERANCE = 0.01
+# Streams that a player shows beside the video, not as the video.
+_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 @dataclass(frozen=True)
@@ -48,7 +70,7 @@ class Frame:
         index: Position in the source in the order of display, from 0. Frames that are lost leave
             a hole as long as the times lie on the grid of a constant rate, but for a few strays;
             from there on frames are counted as they come.
-        image: RGB, upright (the container's rotation is applied).
+        image: RGB, upright, pixels square, one field.
     """
 
     index: int
@@ -57,6 +79,9 @@ class Frame:
 
 class Video:
     """An open clip, to be read once from its first frame to its last; a context manager.
+
+    Of several video streams the one is read that FFmpeg takes for the main one; a cover picture is
+    none.
 
     Attributes:
         path: The file.
@@ -96,11 +121,11 @@ class Video:
                     "files that it names"
                 )
             self._frames = self._decode()
-            self._first = next(self._frames)
+            self._waiting = [next(self._frames)]
         except BaseException:
             self._container.close()
             raise
-        self.height_px, self.width_px = self._first.image.shape[:2]
+        self.height_px, self.width_px = self._waiting[0].image.shape[:2]
 
     def __enter__(self) -> Video:
         return self
@@ -124,16 +149,19 @@ class Video:
         Raises:
             FrameSizeRefused: The image size changes inside the clip.
         """
-        yield self._first
+        while self._waiting:
+            yield self._waiting.pop()  # not kept: one of 8K is 100 MB
         yield from self._frames
 
     def _decode(self) -> Generator[Frame, None, None]:
-        if not self._container.streams.video:
-            raise Undecodable(f"{self.path}: has no video stream")
-        stream = self._container.streams.video[0]
+        stream = self._main_stream()
         _check_size(self.path, stream.codec_context.width, stream.codec_context.height)
         # One actor owns one core; more decoders are started, not more threads.
         stream.codec_context.thread_count = 1
+        # A picture inside the clip may claim another size; the decoder is not to allocate it.
+        stream.codec_context.options = {"max_pixels": str(MAX_FRAME_AREA_PX2)}
+        aspect = stream.sample_aspect_ratio or fractions.Fraction(1)
+        to_image = _Converter(aspect)
         rate = stream.average_rate or stream.guessed_rate
         self.fps = float(rate) if rate else math.nan
 
@@ -160,7 +188,7 @@ class Video:
                     break
                 continue
             for picture in pictures:
-                _check_size(self.path, picture.width, picture.height)
+                _check_size(self.path, picture.width, picture.height, aspect)
                 index = positions.next(picture.pts)
                 if picture.is_corrupt:
                     num_errors += 1
@@ -173,7 +201,7 @@ class Video:
                     )
                 size = (picture.width, picture.height)
                 self.num_frames += 1
-                yield Frame(index, _upright_rgb(picture))
+                yield Frame(index, to_image(picture))
         if self.num_frames == 0:
             detail = f"{num_errors} damaged packets, {reason}" if num_errors else "no packets"
             raise Undecodable(f"{self.path}: not one frame can be decoded ({detail})")
@@ -189,6 +217,14 @@ class Video:
                 self.damage += f" (the last error: {reason})"
             if not positions.is_constant:
                 self.damage += "; the frame rate is not constant, so lost frames leave no hole"
+
+    def _main_stream(self) -> av.video.stream.VideoStream:
+        videos = [s for s in self._container.streams.video if not s.disposition & _PICTURES]
+        if not videos:
+            pictures = " but a cover picture" if self._container.streams.video else ""
+            raise Undecodable(f"{self.path}: has no video stream{pictures}")
+        best = self._container.streams.best("video")
+        return best if best in videos else videos[0]
 
     def _packets(
         self, stream: av.video.stream.VideoStream
@@ -270,7 +306,14 @@ def open_video(path: str | Path) -> Video:
     return Video(path)
 
 
-def _check_size(path: Path, width_px: int, height_px: int) -> None:
+def _check_size(
+    path: Path, width_px: int, height_px: int, aspect: fractions.Fraction = fractions.Fraction(1)
+) -> None:
+    if not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
+        raise FrameSizeRefused(
+            f"{path}: pixels are {aspect.numerator} wide to {aspect.denominator} high, expected at "
+            f"most {MAX_PIXEL_ASPECT} to 1 either way; is the header damaged?"
+        )
     # A stream may leave its size unsaid (0) until its first frame; that frame is checked too.
     known = [side for side in (width_px, height_px) if side > 0]
     if any(not MIN_FRAME_PX <= side <= MAX_FRAME_PX for side in known):
@@ -278,13 +321,77 @@ def _check_size(path: Path, width_px: int, height_px: int) -> None:
             f"{path}: frames are {width_px}×{height_px} px, expected both sides between "
             f"{MIN_FRAME_PX} and {MAX_FRAME_PX}"
         )
+    area_px2 = width_px * height_px * max(aspect, 1 / aspect)
+    if area_px2 > MAX_FRAME_AREA_PX2:
+        raise FrameSizeRefused(
+            f"{path}: frames are {width_px}×{height_px} px, {area_px2 / 2**20:.0f} Mpx, expected "
+            f"at most {MAX_FRAME_AREA_PX2 / 2**20:.0f} Mpx"
+        )
 
 
-def _upright_rgb(picture: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
-    image = picture.to_ndarray(format="rgb24")
-    # FFmpeg's display matrix in degrees counter-clockwise; phones write multiples of 90.
-    quarter_turns = round(picture.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
+class _Converter:
+    """Pictures of one stream → images: RGB, one field, square pixels, upright."""
+
+    def __init__(self, aspect: fractions.Fraction) -> None:
+        self._aspect = aspect
+        self._rotation: float | None = None
+        self._matrix = (1, 0, 0, 1)
+
+    def __call__(self, picture: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
+        # swscale starts a thread a core unless told otherwise.
+        image = picture.to_ndarray(format="rgb24", threads=1)
+        if picture.interlaced_frame:
+            image = _first_field(image)
+        if abs(self._aspect - 1) > _SQUARE_TOLERANCE:
+            image = _square(image, self._aspect)
+        if picture.rotation != self._rotation:
+            self._rotation, self._matrix = picture.rotation, _display_matrix(picture)
+        return np.ascontiguousarray(_turned(image, self._matrix))
+
+
+def _first_field(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Rows 0, 2, 4, ... as they are, those between the mean of their neighbours."""
+    field = image[::2]
+    below = np.concatenate([field[1:], field[-1:]])
+    whole = np.empty_like(image)
+    whole[::2] = field
+    whole[1::2] = cv2.addWeighted(field, 0.5, below, 0.5, 0)[: len(image) // 2]
+    return whole
+
+
+def _square(
+    image: UInt8[np.ndarray, "h w 3"], aspect: fractions.Fraction
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Stretch the way in which pixels are dense, so that no detail is lost."""
+    height_px, width_px = image.shape[:2]
+    if aspect > 1:
+        width_px = round(width_px * aspect)
+    else:
+        height_px = round(height_px / aspect)
+    stretched: np.ndarray = cv2.resize(image, (width_px, height_px), interpolation=cv2.INTER_LINEAR)
+    return stretched
+
+
+def _display_matrix(picture: av.VideoFrame) -> tuple[int, int, int, int]:
+    """a, b, c, d of x' = a x + c y, y' = b x + d y (ISO 14496-12, 6.2.2); the same without one.
+
+    Not for every picture: looking at side data keeps a picture until the next garbage collection.
+    """
+    matrix = picture.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return (1, 0, 0, 1)
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    return (a, b, c, d)
+
+
+def _turned(
+    image: UInt8[np.ndarray, "h w 3"], matrix: tuple[int, int, int, int]
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Turn and mirror; phones write quarter turns, anything between is rounded to one."""
+    a, b, c, d = matrix
+    if abs(b) > abs(a):
+        image, a, d = image.transpose(1, 0, 2), c, b
+    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def _said(error: Exception) -> str:
