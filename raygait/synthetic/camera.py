@@ -48,8 +48,8 @@ class Camera:
         Args:
             points_m: Points in the walk's axes (x along the walk, z up), in front of the camera.
         """
-        seen = self._in_camera(points_m)
-        return self._centre_px() + seen[..., :2] * (self.focal_px / seen[..., 2:])
+        seen = self.in_camera(points_m)
+        return self.centre_px() + seen[..., :2] * (self.focal_px / seen[..., 2:])
 
     def hulls(self, solid: Ellipsoids) -> Int32[ndarray, "t hull direction 2"]:
         """Outlines of the solid's hulls as polygons, in 1/16 px.
@@ -61,13 +61,13 @@ class Camera:
         Args:
             solid: Ellipsoids in front of the camera.
         """
-        seen = self._in_camera(solid.centres_m)
+        seen = self.in_camera(solid.centres_m)
         scale = self.focal_px / seen[..., 2]  # [t, e]
-        centres = self._centre_px() + seen[..., :2] * scale[..., None]
+        centres = self.centre_px() + seen[..., :2] * scale[..., None]
         derivative = np.zeros((*scale.shape, 2, 3))
         derivative[..., 0, 0] = derivative[..., 1, 1] = scale
         derivative[..., 2] = -scale[..., None] * seen[..., :2] / seen[..., 2:]
-        turned = derivative @ self._axes()  # [t, e, 2, 3]
+        turned = derivative @ self.axes()  # [t, e, 2, 3]
         spread = turned @ solid.spreads_m2 @ turned.swapaxes(-1, -2)  # [t, e, 2, 2]
 
         angle = np.arange(NUM_DIRECTIONS) * (2.0 * np.pi / NUM_DIRECTIONS)
@@ -107,19 +107,21 @@ class Camera:
                 cv2.fillConvexPoly(mask, polygon, 255, lineType=cv2.LINE_8, shift=SHIFT)
         return masks
 
-    def _axes(self) -> Float64[ndarray, "3 3"]:
+    def axes(self) -> Float64[ndarray, "3 3"]:
         """Rows: right, down and into the scene, in the walk's axes."""
         view = np.deg2rad(self.view_deg)
         cosine, sine = np.cos(view), np.sin(view)
         return np.array([[-sine, cosine, 0.0], [0.0, 0.0, -1.0], [-cosine, -sine, 0.0]])
 
-    def _in_camera(self, points_m: Float64[ndarray, "*b 3"]) -> Float64[ndarray, "*b 3"]:
-        seen: Float64[ndarray, "*b 3"] = points_m @ self._axes().T + np.array(
+    def in_camera(self, points_m: Float64[ndarray, "*b 3"]) -> Float64[ndarray, "*b 3"]:
+        """Points in space in the camera's own axes: right, down and away from it, in metres."""
+        seen: Float64[ndarray, "*b 3"] = points_m @ self.axes().T + np.array(
             [0.0, self.height_m, self.distance_m]
         )
         return seen
 
-    def _centre_px(self) -> Float64[ndarray, " 2"]:
+    def centre_px(self) -> Float64[ndarray, " 2"]:
+        """Where the camera's axis meets the image; its row is the horizon."""
         # The image is shifted so that the middle of a person's height is its middle.
         middle = self.focal_px * (0.88 - self.height_m) / self.distance_m
         return np.array([(self.width_px - 1) / 2.0, (self.height_px - 1) / 2.0 + middle])

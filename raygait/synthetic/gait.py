@@ -139,3 +139,43 @@ def joint_angles(gait: Gait, phase_rad: Float64[ndarray, " t"]) -> JointAngles:
         head_pitch=float(np.deg2rad(gait.head_pitch_deg)),
         sway_m=gait.sway_m * stance,
     )
+
+
+def slow_to_stand(
+    angles: JointAngles, walking_ratio: Float64[ndarray, " t"], time_s: Float64[ndarray, " t"]
+) -> JointAngles:
+    """Angles of a walker who slows down, stands and goes on.
+
+    Standing is a posture with the feet side by side and the arms hanging, never quite still:
+    the trunk breathes and sways by half a degree, once in four seconds.
+
+    Args:
+        angles: Of the walk.
+        walking_ratio: 1 walks as ever, 0 stands; in between every angle is that share of the way.
+        time_s: Of each frame.
+    """
+    walks = walking_ratio[:, None]
+    breath = np.sin(2.0 * np.pi * 0.25 * time_s)
+    trunk_deg = np.stack([0.6 * breath, np.zeros_like(breath), 2.0 + 0.5 * breath], axis=1)
+
+    def towards(
+        still_deg: Float64[ndarray, "*b"], moving: Float64[ndarray, "t *c"]
+    ) -> Float64[ndarray, "t *c"]:
+        still = np.deg2rad(still_deg)
+        ratio = walks[..., None] if moving.ndim == 3 else walks
+        return still + ratio * (moving - still)
+
+    return JointAngles(
+        # Hip less knee plus ankle is the slope of the sole: flat.
+        leg=towards(np.array([2.0, 4.0, 2.0]), angles.leg),
+        abduction=angles.abduction,
+        toe_out=angles.toe_out,
+        shoulder=towards(np.array([-2.0, -1.0]), angles.shoulder),
+        arm_abduction=angles.arm_abduction,
+        elbow=towards(np.array([12.0, 14.0]), angles.elbow),
+        pelvis=towards(np.zeros(2), angles.pelvis),
+        trunk=towards(trunk_deg, angles.trunk),
+        stoop=angles.stoop,
+        head_pitch=angles.head_pitch,
+        sway_m=walking_ratio * angles.sway_m + (1.0 - walking_ratio) * 0.004 * breath,
+    )

@@ -20,6 +20,29 @@ from raygait.synthetic.skeleton import Skeleton
 REFERENCE_STATURE_M = 1.7
 LEFT, RIGHT = 0, 1
 
+Part = Literal[
+    "hips",
+    "belly",
+    "chest",
+    "yoke",
+    "neck",
+    "face",
+    "hair",
+    "seat",
+    "thigh",
+    "knee",
+    "calf",
+    "cuff",
+    "shoe",
+    "upper_arm",
+    "forearm",
+    "hand",
+    "skirt",
+    "handle",
+    "bag",
+]
+"""What a hull is of a walker."""
+
 
 @dataclass(frozen=True)
 class Bag:
@@ -83,11 +106,13 @@ class Ellipsoids:
         spreads_m2: R diag(semi-axes squared) R^T of each: the extent of an ellipsoid from its
             centre in the unit direction u is sqrt(u . spread u).
         hulls: Members of each convex hull; shorter lists repeat a member.
+        parts: What each hull is.
     """
 
     centres_m: Float64[ndarray, "t e 3"]
     spreads_m2: Float64[ndarray, "t e 3 3"]
     hulls: tuple[tuple[int, int, int], ...]
+    parts: tuple[Part, ...]
 
 
 class _Solid:
@@ -98,6 +123,7 @@ class _Solid:
         self._centres: list[Float64[ndarray, "t 3"]] = []
         self._spreads: list[Float64[ndarray, "t 3 3"]] = []
         self._hulls: list[tuple[int, int, int]] = []
+        self._parts: list[Part] = []
 
     def ball(self, centre: Float64[ndarray, "t 3"], radius_m: float) -> int:
         spread = np.broadcast_to(np.eye(3) * radius_m**2, (self._num_frames, 3, 3))
@@ -112,12 +138,16 @@ class _Solid:
         squared = np.square(semi_axes_m)
         return self._add(centre, (segment_axes * squared) @ segment_axes.transpose(0, 2, 1))
 
-    def hull(self, first: int, second: int, third: int | None = None) -> None:
+    def hull(self, part: Part, first: int, second: int, third: int | None = None) -> None:
+        self._parts.append(part)
         self._hulls.append((first, second, second if third is None else third))
 
     def build(self) -> Ellipsoids:
         return Ellipsoids(
-            np.stack(self._centres, axis=1), np.stack(self._spreads, axis=1), tuple(self._hulls)
+            np.stack(self._centres, axis=1),
+            np.stack(self._spreads, axis=1),
+            tuple(self._hulls),
+            tuple(self._parts),
         )
 
     def _add(self, centre: Float64[ndarray, "t 3"], spread: Float64[ndarray, "t 3 3"]) -> int:
@@ -201,12 +231,12 @@ def _torso(
         solid.ball(skeleton.shoulder[:, side], body.shoulder_radius_m * girth + 0.5 * cloth)
         for side in (LEFT, RIGHT)
     ]
-    solid.hull(pelvis, waist)
-    solid.hull(waist, chest)
-    solid.hull(chest, *shoulders)
+    solid.hull("hips", pelvis, waist)
+    solid.hull("belly", waist, chest)
+    solid.hull("chest", chest, *shoulders)
 
     nape = solid.ball(skeleton.neck, body.neck_radius_m * girth + collar)
-    solid.hull(nape, *shoulders)
+    solid.hull("yoke", nape, *shoulders)
     half_height, half_width, half_depth = (
         body.head_height_m * scale,
         body.head_width_m * scale,
@@ -217,7 +247,7 @@ def _torso(
         skeleton.head - up * (0.45 * half_height) - forwards * (0.1 * half_depth),
         0.9 * body.neck_radius_m * scale,
     )
-    solid.hull(nape, throat)
+    solid.hull("neck", nape, throat)
     skull = solid.ellipsoid(
         skeleton.head + up * (0.16 * half_height),
         head_axes,
@@ -227,7 +257,7 @@ def _torso(
         skeleton.head - up * (0.62 * half_height) + forwards * (0.42 * half_depth),
         0.40 * half_depth,
     )
-    solid.hull(skull, chin)
+    solid.hull("face", skull, chin)
     hair_m = max(body.hair_m, 0.0) * scale
     hair = solid.ellipsoid(
         skeleton.head + up * (0.20 * half_height) - forwards * (0.10 * half_depth + 0.5 * hair_m),
@@ -239,7 +269,7 @@ def _torso(
         skeleton.head - up * (0.35 * half_height + hanging_m) - forwards * (0.62 * half_depth),
         0.45 * half_width,
     )
-    solid.hull(hair, tip)
+    solid.hull("hair", hair, tip)
     return pelvis
 
 
@@ -255,8 +285,8 @@ def _leg(
     hip, knee, ankle = skeleton.hip[:, side], skeleton.knee[:, side], skeleton.ankle[:, side]
     thigh_top = solid.ball(hip + 0.12 * (knee - hip), body.thigh_radius_m * girth)
     knee_ball = solid.ball(knee, body.knee_radius_m * girth)
-    solid.hull(pelvis, thigh_top)
-    solid.hull(thigh_top, knee_ball)
+    solid.hull("seat", pelvis, thigh_top)
+    solid.hull("thigh", thigh_top, knee_ball)
 
     bone = ankle - knee
     length = np.linalg.norm(bone, axis=1, keepdims=True)
@@ -264,15 +294,15 @@ def _leg(
     behind = np.stack([bone[:, 2], np.zeros(len(bone)), -bone[:, 0]], axis=1) / length
     calf = solid.ball(knee + 0.30 * bone + behind * (0.014 * scale), body.calf_radius_m * girth)
     cuff = solid.ball(ankle - 0.06 * bone, body.ankle_radius_m * girth)
-    solid.hull(knee_ball, calf)
-    solid.hull(calf, cuff)
+    solid.hull("knee", knee_ball, calf)
+    solid.hull("calf", calf, cuff)
 
     shoe = body.shoe_radius_m * scale
     instep = solid.ball(ankle, shoe)
     heel = solid.ball(skeleton.heel[:, side], shoe)
     toe = solid.ball(skeleton.toe[:, side], 0.85 * shoe)
-    solid.hull(cuff, instep)
-    solid.hull(instep, heel, toe)
+    solid.hull("cuff", cuff, instep)
+    solid.hull("shoe", instep, heel, toe)
 
 
 def _arm(
@@ -290,9 +320,9 @@ def _arm(
     reach = skeleton.fingertip[:, side] - skeleton.wrist[:, side]
     palm = solid.ball(skeleton.wrist[:, side] + 0.45 * reach, 0.036 * scale)
     fingers = solid.ball(skeleton.wrist[:, side] + 0.85 * reach, 0.024 * scale)
-    solid.hull(shoulder, elbow)
-    solid.hull(elbow, wrist)
-    solid.hull(wrist, palm, fingers)
+    solid.hull("upper_arm", shoulder, elbow)
+    solid.hull("forearm", elbow, wrist)
+    solid.hull("hand", wrist, palm, fingers)
 
 
 def _skirt(
@@ -307,7 +337,7 @@ def _skirt(
         )
         for side in (LEFT, RIGHT)
     ]
-    solid.hull(pelvis, *hem)
+    solid.hull("skirt", pelvis, *hem)
 
 
 def _bag(
@@ -337,9 +367,9 @@ def _bag(
         centre = hand - np.array([0.0, 0.0, bag.height_m + 0.03])
         handle = solid.ball(hand, 0.018)
         top = solid.ball(centre, 0.03)
-        solid.hull(handle, top)
+        solid.hull("handle", handle, top)
     half = (0.72 * bag.depth_m, 0.8 * bag.width_m, 0.55 * bag.height_m)
     shift = bag_axes[:, :, 2] * (0.45 * bag.height_m)
     upper = solid.ellipsoid(centre + shift, bag_axes, half)
     lower = solid.ellipsoid(centre - shift, bag_axes, (bag.depth_m, bag.width_m, half[2]))
-    solid.hull(upper, lower)
+    solid.hull("bag", upper, lower)

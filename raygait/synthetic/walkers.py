@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 
@@ -130,6 +131,25 @@ class Clip:
     fps: float
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A walk and the camera before it: what masks and pictures are made of.
+
+    Attributes:
+        walk: Who walks, and how.
+        skeleton: Joints in every frame, the walker staying in place.
+        solid: What is around them, in place too.
+        path_m: Where the walker is in every frame.
+        camera: What looks on.
+    """
+
+    walk: Walk
+    skeleton: Skeleton
+    solid: Ellipsoids
+    path_m: Float64[ndarray, "t 3"]
+    camera: Camera
+
+
 def parse_condition(condition: str) -> tuple[str, int]:
     """Kind and number of a condition's name: `bg-02` is `("bg", 2)`.
 
@@ -170,28 +190,20 @@ def render(
     Raises:
         ValueError: No frame, or a condition of another form.
     """
-    if num_frames < 1:
-        raise ValueError(f"a clip has at least 1 frame, got {num_frames}")
-    walk = walker.walk(condition)
-    time_s = np.arange(num_frames) / FPS
-    phase_rad = walk.start_phase_rad + 2.0 * np.pi * walk.gait.stride_hz * time_s
-    skeleton = pose(walk.body, joint_angles(walk.gait, phase_rad))
-    solid = outline(walk.body, skeleton, bag=walk.bag, coat=walk.coat)
-
-    path_m = np.zeros((num_frames, 3))
-    if not in_place:
-        path_m[:, 0] = speed_m_s(walk) * (time_s - time_s[-1] / 2.0)
-    camera = _camera(view_deg + walk.heading_deg, float(path_m[-1, 0]), width_px, height_px)
-    placed = Ellipsoids(solid.centres_m + path_m[:, None], solid.spreads_m2, solid.hulls)
-    pixels = camera.project(coco_joints(walk.body, skeleton) + path_m[:, None])
-    inside = (
-        (pixels[..., 0] >= 0.0)
-        & (pixels[..., 0] <= width_px - 1)
-        & (pixels[..., 1] >= 0.0)
-        & (pixels[..., 1] <= height_px - 1)
+    stage = set_stage(
+        walker,
+        condition=condition,
+        view_deg=view_deg,
+        num_frames=num_frames,
+        in_place=in_place,
+        width_px=width_px,
+        height_px=height_px,
     )
-    joints = np.concatenate([pixels, inside[..., None]], axis=-1).astype(np.float32)
-    return Clip(camera.masks(placed), joints, FPS)
+    placed = dataclasses.replace(
+        stage.solid, centres_m=stage.solid.centres_m + stage.path_m[:, None]
+    )
+    joints_m = coco_joints(stage.walk.body, stage.skeleton) + stage.path_m[:, None]
+    return Clip(stage.camera.masks(placed), joints_in_image(stage.camera, joints_m), FPS)
 
 
 def render_masks(
@@ -201,6 +213,49 @@ def render_masks(
     return render(
         walker, condition=condition, view_deg=view_deg, num_frames=num_frames, in_place=in_place
     ).masks
+
+
+def set_stage(
+    walker: Walker,
+    *,
+    condition: str,
+    view_deg: float,
+    num_frames: int,
+    in_place: bool,
+    width_px: int,
+    height_px: int,
+) -> Stage:
+    """Everything of `render` but the picture; the arguments are the same.
+
+    Raises:
+        ValueError: No frame, or a condition of another form.
+    """
+    if num_frames < 1:
+        raise ValueError(f"a clip has at least 1 frame, got {num_frames}")
+    walk = walker.walk(condition)
+    time_s = np.arange(num_frames) / FPS
+    phase_rad = walk.start_phase_rad + 2.0 * np.pi * walk.gait.stride_hz * time_s
+    skeleton = pose(walk.body, joint_angles(walk.gait, phase_rad))
+    solid = outline(walk.body, skeleton, bag=walk.bag, coat=walk.coat)
+    path_m = np.zeros((num_frames, 3))
+    if not in_place:
+        path_m[:, 0] = speed_m_s(walk) * (time_s - time_s[-1] / 2.0)
+    camera = _camera(view_deg + walk.heading_deg, float(path_m[-1, 0]), width_px, height_px)
+    return Stage(walk, skeleton, solid, path_m, camera)
+
+
+def joints_in_image(
+    camera: Camera, joints_m: Float64[ndarray, "t 17 3"]
+) -> Float32[ndarray, "t 17 3"]:
+    """x and y in pixels, and whether the point is inside the image, as `Clip.joints` has them."""
+    pixels = camera.project(joints_m)
+    inside = (
+        (pixels[..., 0] >= 0.0)
+        & (pixels[..., 0] <= camera.width_px - 1)
+        & (pixels[..., 1] >= 0.0)
+        & (pixels[..., 1] <= camera.height_px - 1)
+    )
+    return np.concatenate([pixels, inside[..., None]], axis=-1).astype(np.float32)
 
 
 def speed_m_s(walk: Walk) -> float:

@@ -9,7 +9,7 @@ from raygait.synthetic.outline import Ellipsoids
 
 
 def ball(centre: list[float], radius: float) -> Ellipsoids:
-    return Ellipsoids(np.array([[centre]]), np.eye(3)[None, None] * radius**2, hulls=((0, 0, 0),))
+    return Ellipsoids(np.array([[centre]]), np.eye(3)[None, None] * radius**2, hulls=((0, 0, 0),), parts=("face",))
 
 
 def surface(solid: Ellipsoids, member: int) -> np.ndarray:
@@ -49,7 +49,7 @@ def test_a_hull_is_the_hull_of_everything_on_its_ellipsoids() -> None:
         ]
     )
     centres = np.array([[0.3, 0.1, 1.5], [-0.2, -0.4, 0.8], [0.1, 0.5, 0.4]])
-    solid = Ellipsoids(centres[None], spreads[None], hulls=((0, 1, 2),))
+    solid = Ellipsoids(centres[None], spreads[None], hulls=((0, 1, 2),), parts=("shoe",))
     camera = Camera(view_deg=130, distance_m=6)
     cloud = np.concatenate([camera.project(surface(solid, member)) for member in range(3)])
     polygon = camera.hulls(solid)[0, 0] / (1 << SHIFT)
@@ -66,6 +66,7 @@ def test_corners_of_a_hull_are_a_convex_polygon_in_order() -> None:
         np.array([[[0.0, 0.2, 1.0], [0.3, -0.3, 0.5]]]),
         np.stack([np.eye(3) * 0.1**2, np.eye(3) * 0.02**2])[None],
         hulls=((0, 1, 1),),
+        parts=("forearm",),
     )
     corners = Camera(view_deg=75, distance_m=5).hulls(solid)[0, 0].astype(np.int64)
     edge = np.roll(corners, -1, axis=0) - corners
