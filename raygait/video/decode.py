@@ -104,11 +104,8 @@ class Video:
         if self.path.stat().st_size == 0:
             raise Undecodable(f"{self.path}: the file is empty (0 bytes), expected a video")
         try:
-            # With a protocol in front no name is taken for another one ("pipe:0.mp4"), and a
-            # playlist cannot reach the network before its format is known.
-            self._container = av.open(
-                f"file:{self.path.absolute()}", mode="r", options={"protocol_whitelist": "file"}
-            )
+            # Formats are told apart by decoding some frames; these may claim any size.
+            self._container = _open(self.path, max_pixels=str(MAX_FRAME_AREA_PX2))
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise Undecodable(
                 f"{self.path}: not a video that FFmpeg can read ({_said(error)})"
@@ -155,7 +152,10 @@ class Video:
 
     def _decode(self) -> Generator[Frame, None, None]:
         stream = self._main_stream()
-        _check_size(self.path, stream.codec_context.width, stream.codec_context.height)
+        width_px, height_px = stream.codec_context.width, stream.codec_context.height
+        if not width_px:
+            width_px, height_px = self._claimed_size(stream.index)
+        _check_size(self.path, width_px, height_px)
         # One actor owns one core; more decoders are started, not more threads.
         stream.codec_context.thread_count = 1
         # A picture inside the clip may claim another size; the decoder is not to allocate it.
@@ -225,6 +225,12 @@ class Video:
             raise Undecodable(f"{self.path}: has no video stream{pictures}")
         best = self._container.streams.best("video")
         return best if best in videos else videos[0]
+
+    def _claimed_size(self, index: int) -> tuple[int, int]:
+        """What the header says where FFmpeg forgets it: beyond `max_pixels`."""
+        with _open(self.path, codec_whitelist="none") as container:
+            context = container.streams[index].codec_context
+            return context.width, context.height
 
     def _packets(
         self, stream: av.video.stream.VideoStream
@@ -306,6 +312,14 @@ def open_video(path: str | Path) -> Video:
     return Video(path)
 
 
+def _open(path: Path, **options: str) -> av.container.InputContainer:
+    # With a protocol in front no name is taken for another one ("pipe:0.mp4"), and a playlist
+    # cannot reach the network before its format is known.
+    return av.open(
+        f"file:{path.absolute()}", mode="r", options={"protocol_whitelist": "file", **options}
+    )
+
+
 def _check_size(
     path: Path, width_px: int, height_px: int, aspect: fractions.Fraction = fractions.Fraction(1)
 ) -> None:
@@ -321,7 +335,7 @@ def _check_size(
             f"{path}: frames are {width_px}×{height_px} px, expected both sides between "
             f"{MIN_FRAME_PX} and {MAX_FRAME_PX}"
         )
-    area_px2 = width_px * height_px * max(aspect, 1 / aspect)
+    area_px2 = float(width_px * height_px * max(aspect, 1 / aspect))
     if area_px2 > MAX_FRAME_AREA_PX2:
         raise FrameSizeRefused(
             f"{path}: frames are {width_px}×{height_px} px, {area_px2 / 2**20:.0f} Mpx, expected "

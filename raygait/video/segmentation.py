@@ -6,6 +6,7 @@ The other mask, BlazePose's, comes with the joints: see `pose`.
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,8 @@ from raygait.video.pose import CROP_PX, Square
 _NUM_LEARNING_FRAMES, _LEARNING_STEP, _MAX_LEARNING_IMAGES = 200, 8, 13
 # Slow, so that who stands still for some seconds does not become background.
 _LEARNING_RATE = 0.002
+# MOG2 takes 100 bytes a pixel, 3.3 GB at 8K; up to 1920×1200 nothing is made smaller.
+_MAX_AREA_PX2 = 1920 * 1200
 
 
 class BackgroundMasks:
@@ -31,7 +34,8 @@ class BackgroundMasks:
     Args:
         path: The clip. Its first 200 frames are read once more to learn the background, as the
             median over time: people who are there at the start then leave no hole behind, as long
-            as they move on. At most 14 images are in memory.
+            as they move on. At most 14 images are in memory. Frames larger than 1920×1200 are
+            made as small as that first, so that memory does not grow with them: about 0.4 GB.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -39,11 +43,13 @@ class BackgroundMasks:
             history=500, varThreshold=25, detectShadows=True
         )
         with open_video(path) as video:
+            area_px2 = video.height_px * video.width_px
+            self._scale = min(1.0, math.sqrt(_MAX_AREA_PX2 / area_px2))
             images: list[UInt8[np.ndarray, "h w 3"]] = []
             step = _LEARNING_STEP
             for count, frame in enumerate(itertools.islice(video.frames(), _NUM_LEARNING_FRAMES)):
                 if count % step == 0:
-                    images.append(frame.image)
+                    images.append(self._smaller(frame.image))
                 if len(images) > _MAX_LEARNING_IMAGES:
                     del images[1::2]
                     step *= 2
@@ -59,11 +65,30 @@ class BackgroundMasks:
 
     def advance(self, image: UInt8[np.ndarray, "h w 3"]) -> None:
         """Take the next frame of the clip."""
-        foreground = self._subtractor.apply(image, learningRate=_LEARNING_RATE)
+        foreground = self._subtractor.apply(self._smaller(image), learningRate=_LEARNING_RATE)
         moving = np.where(foreground == 255, 255, 0).astype(np.uint8)  # 127 marks shadows
         self._foreground = cv2.medianBlur(moving, 3)
 
     def mask(self, square: Square) -> Bool[np.ndarray, "256 256"]:
         """Foreground of the current frame in a square of it."""
-        mask: np.ndarray = square.cut(self._foreground, CROP_PX) > 127
-        return mask
+        if self._scale == 1:
+            return square.cut(self._foreground, CROP_PX) > 127
+        # Not `Square.cut`: on whole pixels of the small image the mask would be beside the person.
+        step = self._scale * square.side_px / CROP_PX
+        first = self._scale * np.array([square.left_px, square.top_px]) + (step - 1) / 2
+        cut: np.ndarray = cv2.warpAffine(
+            self._foreground,
+            np.array([[step, 0, first[0]], [0, step, first[1]]]),
+            (CROP_PX, CROP_PX),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        return cut > 127
+
+    def _smaller(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+        if self._scale == 1:
+            return image
+        small: np.ndarray = cv2.resize(
+            image, None, fx=self._scale, fy=self._scale, interpolation=cv2.INTER_AREA
+        )
+        return small
