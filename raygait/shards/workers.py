@@ -93,7 +93,11 @@ class Finder:
         return batch.append_column("found", pa.array(found, _FOUND))
 
     def _look(self, sequence: GaitSequence, attempt: Attempt) -> dict[str, object]:
-        reject = _reject_name(sequence) or _reject_if_deadly(sequence, attempt, stage="detect")
+        reject = (
+            _reject_name(sequence)
+            or _reject_outside(sequence, self._source_root)
+            or _reject_if_deadly(sequence, attempt, stage="detect")
+        )
         if reject is None:
             try:
                 tracks = self._find(self._source_root / sequence.source)
@@ -167,7 +171,9 @@ class Builder:
             PartWriter(self._root, part.name, num_sources=len(part.sources)) as writer,
         ):
             for source, looked in zip(part.sources, found, strict=True):
-                reject = _reject_name(source.sequence)
+                reject = _reject_name(source.sequence) or _reject_outside(
+                    source.sequence, self._source_root
+                )
                 if reject is None and (source in changed or self._is_changed(source)):
                     reject = _reject_changed(source)
                 for result in [reject] if reject else self._rows(source, looked, attempt):
@@ -312,6 +318,24 @@ def _reject_name(sequence: GaitSequence) -> Reject | None:
             detail = f"{printable(text)}: not valid UTF-8: rename it"
             return Reject(sequence.source_id, -1, "decode", "bad-name", detail)
     return None
+
+
+def _reject_outside(sequence: GaitSequence, source_root: Path) -> Reject | None:
+    """A reject for a source that is not below the root, by its name or by a link in its path."""
+    source = Path(sequence.source)
+    why = "" if source.parts else "names no file"
+    if source.is_absolute() or ".." in source.parts:
+        why = "leaves the source folder by its name"
+    else:
+        try:
+            if not (source_root / source).resolve().is_relative_to(source_root.resolve()):
+                why = "leaves the source folder by a link"
+        except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a zero byte
+            why = f"cannot be followed to a file ({error})"
+    if not why:
+        return None
+    detail = f"{sequence.source}: {why}, expected a path below the source folder; it was not read"
+    return Reject(sequence.source_id, -1, "decode", "outside-root", detail)
 
 
 def _reject_if_deadly(sequence: GaitSequence, attempt: Attempt, *, stage: str) -> Reject | None:
