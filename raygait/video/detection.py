@@ -1,5 +1,7 @@
 """Find people in one frame: `ssd` (any size), `blazepose` (near people), `motion` (no weights).
 
+`onnx`, your own network, is in `onnx_detection`.
+
 Every detector maps one RGB image to `Detections`, boxes in source pixels with a score. None keeps
 a thread beyond its own, so that one actor uses one core.
 """
@@ -10,6 +12,7 @@ import itertools
 import logging
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import cv2
@@ -19,12 +22,14 @@ from jaxtyping import Float32, UInt8
 from raygait.assets import asset
 from raygait.errors import AssetError
 from raygait.video.networks import Network
+from raygait.video.tiling import Tile, TilePolicy, TileSearch
 
 _log = logging.getLogger(__name__)
 
-DetectorName = Literal["ssd", "blazepose", "motion"]
+DetectorName = Literal["ssd", "blazepose", "motion", "onnx"]
 
-TilePolicy = Literal["auto", "never", "always"]
+BoxFormat = Literal["yolox", "yolox-decoded", "yolov8", "nms"]
+"""What an ONNX detector's output means, see `onnx_detection.OnnxDetector`."""
 
 FALLBACK_ORDER: tuple[DetectorName, ...] = ("ssd", "blazepose", "motion")
 """What `auto` tries, from the most general to the one that needs no file."""
@@ -33,14 +38,12 @@ DETECTOR_ASSETS: dict[DetectorName, tuple[str, ...]] = {
     "ssd": ("ssd-mobilenetv2-oidv4",),
     "blazepose": ("blazepose-detector",),
     "motion": (),
+    "onnx": (),
 }
-"""Names in `assets.ASSETS` of the files each detector needs."""
+"""Names in `assets.ASSETS` of the files each detector needs; the file of `onnx` is the user's."""
 
 _SSD_PERSON = 4  # the network's class number; 0 is the background
 _SAME_IOU = 0.5
-_PROBE_EVERY = 15
-_SMALL_HEIGHT_RATIO = 0.35
-_SMALL_MIN_SCORE = 0.4
 _MOTION_WIDTH_PX = 640
 _MOTION_MIN_HEIGHT_RATIO = 0.08
 _MOTION_WARM_UP = 5
@@ -97,20 +100,27 @@ def first_available() -> DetectorName:
 
 
 def make_detector(
-    name: DetectorName | Literal["auto"] = "auto", *, tiles: TilePolicy = "auto"
+    name: DetectorName | Literal["auto"] = "auto",
+    *,
+    tiles: TilePolicy = "auto",
+    onnx_path: str | Path = "",
+    onnx_boxes: BoxFormat = "yolox",
 ) -> Detector:
     """Build a detector; `auto` takes the `first_available`.
 
     Args:
         name: `ssd` finds people of any size; `blazepose` one to five near the camera; `motion`
-            anything upright that moves before a fixed camera.
-        tiles: For `ssd` only, see `SsdDetector`.
+            anything upright that moves before a fixed camera; `onnx` is your own network.
+        tiles: For `ssd` only, see `tiling.TileSearch`.
+        onnx_path: For `onnx` only, the file.
+        onnx_boxes: For `onnx` only, what its output means, see `onnx_detection.OnnxDetector`.
 
     Returns:
         The detector; its `name` tells which one `auto` took.
 
     Raises:
-        AssetError: The detector that was asked for by name needs a file that cannot be had.
+        AssetError: The detector that was asked for by name needs a file that cannot be had, or
+            the one that it was given is not such a network.
     """
     chosen = first_available() if name == "auto" else name
     if chosen == "ssd":
@@ -119,7 +129,14 @@ def make_detector(
         return BlazePoseDetector()
     if chosen == "motion":
         return MotionDetector()
-    raise ValueError(f"unknown detector {name!r}; expected auto, {', '.join(FALLBACK_ORDER)}")
+    if chosen == "onnx":
+        if not onnx_path:
+            raise ValueError("detector onnx needs onnx_path, the network's file")
+        # ONNX and its runtime take 0.2 s and 30 MB, and few bring a network of their own.
+        from raygait.video.onnx_detection import OnnxDetector
+
+        return OnnxDetector(onnx_path, onnx_boxes)
+    raise ValueError(f"unknown detector {name!r}; expected auto, {', '.join(DETECTOR_ASSETS)}")
 
 
 class SsdDetector:
@@ -129,10 +146,8 @@ class SsdDetector:
     with the six layers and scales of the network's published configuration.
 
     Args:
-        tiles: Whether a 2×2 of overlapping tiles is searched besides the whole frame, at five
-            times the cost. At 300×300 people below a third of the frame's height are often
-            missed; `auto` searches the tiles of every 15th frame and goes on to the next of
-            these only when they hold such people.
+        tiles: Which parts of the frame are searched besides the whole, see `tiling.TileSearch`;
+            each costs as much as the frame, about 20 ms on one core.
         min_score: Weaker boxes are not returned. Scores of this network seldom exceed 0.7; the
             tracker starts nobody on a weak box but holds on to a person with one.
     """
@@ -140,37 +155,25 @@ class SsdDetector:
     name: DetectorName = "ssd"
 
     def __init__(self, *, tiles: TilePolicy = "auto", min_score: float = 0.2) -> None:
-        if tiles not in ("auto", "never", "always"):
-            raise ValueError(f"unknown tiles {tiles!r}; expected auto, never or always")
+        self._search = TileSearch(tiles)
         self._network = Network(
             asset(*DETECTOR_ASSETS["ssd"]),
             ("raw_outputs/box_encodings", "raw_outputs/class_predictions"),
         )
         self._anchors = _ssd_anchors()
-        self._tiles = tiles
         self._min_score = min_score
-        self.reset()
 
     def reset(self) -> None:
-        """Forget whether the clip's people are small."""
-        self._index = 0
-        self._people_are_small = False
+        """Forget where the clip's small people are."""
+        self._search.reset()
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Detections:
         """Find people in the next frame of the clip."""
-        height_px = image.shape[0]
         found = [self._detect(image)]
-        is_probe = self._tiles == "auto" and self._index % _PROBE_EVERY == 0
-        if self._tiles == "always" or is_probe or self._people_are_small:
-            found += [self._detect_tile(image, tile) for tile in _tiles(image.shape)]
-        detections = _suppress(found)
-        if is_probe:
-            heights_px = np.diff(detections.boxes_px[:, 1::2], axis=1)[:, 0]
-            is_small = (heights_px < _SMALL_HEIGHT_RATIO * height_px) & (
-                detections.scores >= _SMALL_MIN_SCORE
-            )
-            self._people_are_small = bool(is_small.any())
-        self._index += 1
+        tiles = self._search.next_tiles(*image.shape[:2])
+        found += [self._detect_tile(image, tile) for tile in tiles]
+        detections = suppress(found)
+        self._search.learn(detections.boxes_px, detections.scores)
         return detections
 
     def _detect(self, image: UInt8[np.ndarray, "h w 3"]) -> Detections:
@@ -187,9 +190,7 @@ class SsdDetector:
         boxes_px = boxes * np.array([width_px, height_px] * 2, np.float32)
         return Detections(boxes_px.astype(np.float32), scores[kept])
 
-    def _detect_tile(
-        self, image: UInt8[np.ndarray, "h w 3"], tile: tuple[int, int, int, int]
-    ) -> Detections:
+    def _detect_tile(self, image: UInt8[np.ndarray, "h w 3"], tile: Tile) -> Detections:
         x0, y0, x1, y1 = tile
         found = self._detect(image[y0:y1, x0:x1])
         boxes_px = found.boxes_px + np.array([x0, y0, x0, y0], np.float32)
@@ -245,7 +246,7 @@ class BlazePoseDetector:
         # The circle says how tall the body is, not how wide: a walker's box is half as wide.
         half_px = np.stack([radius_px / 2, radius_px], axis=1)
         boxes_px = np.concatenate([hips_px - half_px, hips_px + half_px], axis=1)
-        return _suppress([Detections(boxes_px.astype(np.float32), scores[kept])])
+        return suppress([Detections(boxes_px.astype(np.float32), scores[kept])])
 
 
 class MotionDetector:
@@ -320,16 +321,7 @@ def _blazepose_anchor_centres() -> Float32[np.ndarray, "2254 2"]:
     return np.array(centres, np.float32)
 
 
-def _tiles(shape: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
-    """x0, y0, x1, y1 of a 2×2 of tiles that overlap by a fifth of their side."""
-    spans = []
-    for length in (shape[1], shape[0]):
-        side = round(length / 1.8)
-        spans.append(((0, side), (length - side, length)))
-    return [(x0, y0, x1, y1) for (y0, y1) in spans[1] for (x0, x1) in spans[0]]
-
-
-def _suppress(found: list[Detections]) -> Detections:
+def suppress(found: list[Detections]) -> Detections:
     """Non-maximum suppression: the best box of each person.
 
     A box that lies in a better one is a part of that person, unless it is near it in size: people

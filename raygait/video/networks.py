@@ -1,12 +1,13 @@
-"""Run a TFLite network on one core."""
+"""Run a TFLite network on one core; what any network that describes a person has to do."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32, UInt8
 
 
 class Network:
@@ -30,3 +31,17 @@ class Network:
         self._interpreter.set_tensor(self._input, image[np.newaxis])
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(place) for place in self._outputs]
+
+
+class PoseEstimator(Protocol):
+    """The joints of the person in the middle of a crop."""
+
+    def __call__(self, crop: UInt8[np.ndarray, "256 256 3"]) -> UInt8[np.ndarray, "17 64 48"]:
+        """Probability of each COCO joint, 255 = 1.0, over the middle three quarters of a crop."""
+
+
+class Segmenter(Protocol):
+    """The pixels of the person in the middle of a crop."""
+
+    def __call__(self, crop: UInt8[np.ndarray, "256 256 3"]) -> Bool[np.ndarray, "256 256"]:
+        """The person's pixels of an RGB crop."""

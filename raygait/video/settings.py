@@ -10,16 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from raygait.assets import ASSETS
 from raygait.errors import AssetError
-from raygait.video.detection import DETECTOR_ASSETS, TilePolicy, first_available
+from raygait.video.detection import DETECTOR_ASSETS, BoxFormat, first_available
 from raygait.video.pose import POSE_ASSET
+from raygait.video.tiling import TilePolicy
 
 Modality = Literal[
     "silhouettes", "silhouettes_128", "heatmaps", "heatmaps_redrawn", "rgb", "joints"
 ]
 """What can be kept of a person, each a column or a few of a row."""
-
-BoxFormat = Literal["yolox", "yolox-decoded", "yolov8", "nms"]
-"""What an ONNX detector's output means, see `detection.OnnxDetector`."""
 
 ONNX_FIELDS = ("detector_onnx", "pose_onnx", "mask_onnx")
 """Settings that name a user's file. What is in the file decides the rows, not where it lies."""
@@ -54,8 +52,9 @@ class VideoSettings(BaseModel):
     )
     tiles: TilePolicy = Field(
         "auto",
-        description="Whether ssd searches overlapping tiles besides the whole frame, for people "
-        "below a third of its height; auto looks now and then whether there are any.",
+        description="Which overlapping tiles ssd searches besides the whole frame, for people "
+        "below a third of its height: auto where there are such people, always all that the "
+        "frame's size calls for, a number n a grid of n×n.",
     )
     detect_every: int = Field(
         1,
