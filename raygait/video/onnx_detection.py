@@ -131,7 +131,7 @@ class OnnxDetector:
             scores = rows[:, 4 + _PERSON]
         else:
             scores = rows[:, 4] * rows[:, 5 + _PERSON]
-        if len(scores) and not (scores.min() >= 0 and scores.max() <= 1):
+        if len(scores) and not (scores.min() >= 0 and scores.max() <= 1.001):
             raise self._not_as_said(f"scores from {scores.min():.3g} to {scores.max():.3g}", "0..1")
         kept = np.flatnonzero(scores >= self._min_score)
         kept = kept[np.argsort(-scores[kept], kind="stable")][:_MAX_BOXES]

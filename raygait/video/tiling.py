@@ -22,7 +22,7 @@ _TILE_HEIGHT_PX = 440
 _TILE_ASPECT = 1.4
 _OVERLAP_RATIO = 0.2
 _MAX_TILES = 60
-_COUNT_WITH_MIDDLE = 5
+_MIN_ROWS_WITH_LARGE = 3
 _EVERY = 15
 _KEEP_FRAMES = 5
 _SMALL_HEIGHT_RATIO = 0.35
@@ -119,8 +119,7 @@ class TileSearch:
                 continue
             tile_height_px = tile.y1 - tile.y0
             is_comfortable = y1 - y0 <= _COMFORTABLE_RATIO * tile_height_px
-            # Tiles of one grid differ by a pixel or so in height.
-            worth = (is_comfortable, -round(8 * tile_height_px / height_px), room_px)
+            worth = (is_comfortable, -tile_height_px, room_px)
             if best is None or worth > most:
                 best, most = tile, worth
         return best
@@ -137,10 +136,11 @@ class TileSearch:
 def tiles_for(height_px: int, width_px: int) -> list[Tile]:
     """The tiles in which people of 48 to 64 px can be found in a frame of this size.
 
-    768×576: 2×2. 1920×1080: 3 rows of 4. 3840×2160: 6 rows of 8, and 3 of 4 larger ones for the
-    people who fit neither into these nor are tall enough for the whole frame. More than 60 small
-    ones there are never: from there on tiles grow with the frame, and in one of 7680×4320 people
-    have to be twice as tall. None for a frame that is hardly larger than a tile.
+    From three rows on there are larger ones too, half as many rows and columns, for the people
+    who fit into no small tile and are low in the whole frame. 768×576: 2 rows of 2. 1920×1080: 3
+    of 4, and 2 of 2. 3840×2160: 6 of 8, and 3 of 4. More than 60 small ones there never are: from
+    there on tiles grow with the frame, and in 7680×4320 people have to be twice as tall. None for
+    a frame that is hardly larger than a tile.
     """
     side_px = float(_TILE_HEIGHT_PX)
     while True:
@@ -152,7 +152,7 @@ def tiles_for(height_px: int, width_px: int) -> list[Tile]:
     if num_rows == 1 and num_columns <= 2:
         return []
     tiles = grid(height_px, width_px, num_rows, num_columns)
-    if max(num_rows, num_columns) >= _COUNT_WITH_MIDDLE:
+    if num_rows >= _MIN_ROWS_WITH_LARGE:
         tiles += grid(height_px, width_px, math.ceil(num_rows / 2), math.ceil(num_columns / 2))
     return tiles
 
@@ -169,9 +169,8 @@ def _count(length_px: int, side_px: float) -> int:
 
 
 def _spans(length_px: int, count: int) -> list[tuple[int, int]]:
-    side_px = length_px / (count - (count - 1) * _OVERLAP_RATIO)
-    step_px = (1 - _OVERLAP_RATIO) * side_px
-    return [
-        (round(place * step_px), min(length_px, round(place * step_px + side_px)))
-        for place in range(count)
-    ]
+    """First pixel and the one after the last of equally long tiles along a side."""
+    side_px = math.ceil(length_px / (count - (count - 1) * _OVERLAP_RATIO))
+    step_px = (length_px - side_px) / max(1, count - 1)
+    starts_px = [round(place * step_px) for place in range(count)]
+    return [(start_px, start_px + side_px) for start_px in starts_px]
