@@ -1,6 +1,8 @@
 """Whatever a camera, a phone or an editor wrote: frames are right, upright, in proportion."""
 
+import dataclasses
 import fractions
+import itertools
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,6 +17,9 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from raygait.errors import FrameSizeRefused, Undecodable
 from raygait.video.decode import Frame, Video, open_video
+from raygait.video.extraction import ExtractedSequence, PeopleDescriber
+from raygait.video.finding import PeopleFinder
+from raygait.video.settings import VideoSettings
 
 COLOURS = (
     ((200, 30, 30), (30, 200, 30), (30, 30, 200), (128, 128, 128)),
@@ -474,3 +479,70 @@ def test_decoding_takes_no_thread_besides_its_own(tmp_path: Path) -> None:
     before = len(list(threads.iterdir()))
     with open_video(path) as video:
         assert [len(list(threads.iterdir())) for _ in video.frames()] == [before] * 5
+
+
+# The whole chain, on a real walker
+
+
+@pytest.fixture(scope="module")
+def upright_walk(walker_clip: Path) -> tuple[list[np.ndarray], ExtractedSequence]:
+    """Forty frames of a walker, and the one sequence that they become."""
+    with open_video(walker_clip) as video:
+        images = [frame.image for frame in itertools.islice(video.frames(), 20, 60)]
+    return images, the_walker(walker_clip, first=20, last=59)
+
+
+def the_walker(path: Path, *, first: int = 0, last: int = 39) -> ExtractedSequence:
+    settings = VideoSettings(min_frames=15)
+    sequences, _ = PeopleDescriber(settings)(path, PeopleFinder(settings)(path))
+    (walker,) = [s for s in sequences if s.frame_indices[0] <= last and len(s.frame_indices) > 30]
+    is_asked = (walker.frame_indices >= first) & (walker.frame_indices <= last)
+    return dataclasses.replace(
+        walker,
+        frame_indices=walker.frame_indices[is_asked] - first,
+        boxes_px=walker.boxes_px[is_asked],
+        silhouettes=walker.silhouettes[is_asked],
+    )
+
+
+def stored_narrow(image: np.ndarray) -> np.ndarray:
+    """As a camera stores it whose pixels are 4 wide to 3 high."""
+    height_px, width_px = image.shape[:2]
+    size_px = (width_px * 3 // 4, height_px)
+    return cv2.resize(image, size_px, interpolation=cv2.INTER_AREA)
+
+
+# How a camera stores the picture, and what its header says to show it upright.
+STORED = {
+    "turned right": (lambda image: np.rot90(image, 1), MATRICES["turned right"][0], 1),
+    "upside down": (lambda image: np.rot90(image, 2), MATRICES["upside down"][0], 1),
+    "turned left": (lambda image: np.rot90(image, 3), MATRICES["turned left"][0], 1),
+    "flipped": (lambda image: image[::-1], MATRICES["flipped"][0], 1),
+    "anamorphic": (stored_narrow, MATRICES["as stored"][0], fractions.Fraction(4, 3)),
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_walker_has_one_shape_however_the_camera_was_held_and_stores_pixels(
+    tmp_path: Path, upright_walk: tuple[list[np.ndarray], ExtractedSequence], name: str
+) -> None:
+    images, upright = upright_walk
+    store, matrix, aspect = STORED[name]
+
+    def set_up(context: av.video.codeccontext.VideoCodecContext) -> None:
+        context.bit_rate = 8_000_000
+        context.sample_aspect_ratio = fractions.Fraction(aspect)
+
+    path = write(tmp_path / "held.mp4", [store(image) for image in images], set_up=set_up)
+    set_mp4_matrix(path, matrix)
+    walker = the_walker(path)
+    shared, ours, theirs = np.intersect1d(
+        upright.frame_indices, walker.frame_indices, return_indices=True
+    )
+    assert len(shared) >= 35
+    assert np.abs(upright.boxes_px[ours] - walker.boxes_px[theirs]).max() < 40
+    a, b = upright.silhouettes[ours] > 127, walker.silhouettes[theirs] > 127
+    assert (a & b).sum() / (a | b).sum() > 0.85  # two encodings of one clip share 0.9
+    widths_px = [masks.any(axis=1).sum(axis=1) for masks in (a, b)]
+    assert abs(np.median(widths_px[1] / widths_px[0]) - 1) < 0.03
+    assert abs(b.sum() / a.sum() - 1) < 0.03
