@@ -14,8 +14,10 @@ logger = logging.getLogger(__name__)
 # What FFmpeg reads and cameras, phones and data sets write; case does not matter.
 EXTENSIONS = frozenset(
     (
-        *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
-        *(".mts", ".ts", ".webm", ".wmv"),
+        *(".264", ".265", ".3g2", ".3gp", ".asf", ".avi", ".dav", ".divx", ".dv", ".f4v", ".flv"),
+        *(".h264", ".h265", ".hevc", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv"),
+        *(".mod", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt", ".tod", ".ts"),
+        *(".vob", ".webm", ".wmv", ".y4m"),
     )
 )
 

@@ -56,6 +56,7 @@ _MAX_STRAY_TIMES = 5
 # A longer hole is a clock that was set, not frames that are missing.
 _MAX_HOLE_FRAMES = 10_000
 _MAX_DEMUXER_ERRORS = 16
+_MAX_FPS = 1000
 # Rounded aspect ratios are taken for square: resampling costs more than so little distorts.
 _SQUARE_TOLERANCE = 0.01
 # Streams that a player shows beside the video, not as the video.
@@ -162,11 +163,11 @@ class Video:
         stream.codec_context.options = {"max_pixels": str(MAX_FRAME_AREA_PX2)}
         aspect = stream.sample_aspect_ratio or fractions.Fraction(1)
         to_image = _Converter(aspect)
-        rate = stream.average_rate or stream.guessed_rate
+        rate = _mean_rate(stream)
         self.fps = float(rate) if rate else math.nan
 
-        positions = _Positions(stream)
-        size: tuple[int, int] | None = None
+        positions = _Positions(stream, rate)
+        shape: tuple[int, ...] | None = None
         reason = ""
         num_corrupt = num_discarded = num_errors = 0
         for packet in self._packets(stream):
@@ -194,14 +195,16 @@ class Video:
                     num_errors += 1
                     reason = reason or "damaged pictures"
                     continue
-                if size is not None and (picture.width, picture.height) != size:
+                image = to_image(picture)
+                if shape is not None and image.shape != shape:
                     raise FrameSizeRefused(
-                        f"{self.path}: frame {index} is {picture.width}×{picture.height}, those "
-                        f"before it {size[0]}×{size[1]}; cut the clip where its size changes"
+                        f"{self.path}: frame {index} is {image.shape[1]}×{image.shape[0]}, those "
+                        f"before it {shape[1]}×{shape[0]}; cut the clip where its size changes"
                     )
-                size = (picture.width, picture.height)
+                shape = image.shape
                 self.num_frames += 1
-                yield Frame(index, to_image(picture))
+                yield Frame(index, image)
+                del image  # one of 8K is 100 MB, and the next is decoded beside it
         if self.num_frames == 0:
             detail = f"{num_errors} damaged packets, {reason}" if num_errors else "no packets"
             raise Undecodable(f"{self.path}: not one frame can be decoded ({detail})")
@@ -268,10 +271,12 @@ class Video:
 class _Positions:
     """Positions of the frames of one stream, by their times while these lie on a constant grid."""
 
-    def __init__(self, stream: av.video.stream.VideoStream) -> None:
+    def __init__(
+        self, stream: av.video.stream.VideoStream, average: fractions.Fraction | None
+    ) -> None:
         self.last = -1
         self._num_stray = 0
-        average, exact = stream.average_rate, stream.base_rate
+        exact = stream.base_rate
         # The mean over a clip is rounded and drifts; the stream's own rate may be a multiple.
         rate = exact if average and exact and abs(exact / average - 1) < 0.005 else average
         self.is_constant = bool(rate and stream.time_base)
@@ -310,6 +315,14 @@ def open_video(path: str | Path) -> Video:
         FrameSizeRefused: Width or height is outside `MIN_FRAME_PX` .. `MAX_FRAME_PX`.
     """
     return Video(path)
+
+
+def _mean_rate(stream: av.video.stream.VideoStream) -> fractions.Fraction | None:
+    # Of a raw DV file the mean that FFmpeg gives is the clock's 60000 ticks a second.
+    for rate in (stream.average_rate, stream.guessed_rate):
+        if rate and rate <= _MAX_FPS:
+            return fractions.Fraction(rate)
+    return None
 
 
 def _open(path: Path, **options: str) -> av.container.InputContainer:

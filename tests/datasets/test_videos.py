@@ -74,8 +74,14 @@ def test_a_root_that_is_itself_a_link_is_followed(tmp_path: Path) -> None:
     assert [s.source for s in videos.index(tmp_path / "link")] == ["a.mp4", "b.mp4"]
 
 
-@pytest.mark.parametrize("name", ["a.MTS", "a.ts", "a.wmv"])
+@pytest.mark.parametrize("name", ["a.MTS", "a.ts", "a.wmv", "a.dv", "a.mod", "a.vob"])
 def test_what_camcorders_write_is_a_clip(name: str, tmp_path: Path) -> None:
+    clip(tmp_path, name)
+    assert [s.source for s in videos.index(tmp_path)] == [name]
+
+
+@pytest.mark.parametrize("name", ["a.dav", "a.h264", "a.265", "a.mjpg", "a.asf"])
+def test_what_surveillance_recorders_write_is_a_clip(name: str, tmp_path: Path) -> None:
     clip(tmp_path, name)
     assert [s.source for s in videos.index(tmp_path)] == [name]
 

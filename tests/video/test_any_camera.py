@@ -379,6 +379,29 @@ def test_clips_that_were_concatenated_byte_by_byte_are_read_to_their_end(
     assert indices[-1] <= 71
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "size_px"),
+    [
+        ("r.dv", "dvvideo", (576, 720)),
+        ("r.h264", "libx264", (96, 128)),
+        ("r.265", "libx265", (96, 128)),
+        ("r.mjpeg", "mjpeg", (96, 128)),
+        ("r.m2v", "mpeg2video", (96, 128)),
+        ("r.mxf", "mpeg2video", (96, 128)),
+        ("r.vob", "mpeg2video", (96, 128)),
+        ("r.asf", "msmpeg4", (96, 128)),
+    ],
+)
+def test_streams_of_recorders_without_a_proper_container_have_positions_and_a_rate(
+    tmp_path: Path, name: str, codec: str, size_px: tuple[int, int]
+) -> None:
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = write(tmp_path / name, textures(30, *size_px), codec=codec, pix_fmt=pix_fmt)
+    frames, video = read(path)
+    assert [frame.index for frame in frames] == list(range(30))
+    assert (video.fps, video.damage) == (25, "")
+
+
 # Streams
 
 
