@@ -226,14 +226,20 @@ class Video:
         if not videos:
             pictures = " but a cover picture" if self._container.streams.video else ""
             raise Undecodable(f"{self.path}: has no video stream{pictures}")
+        videos = [s for s in videos if s.codec_context is not None]
+        if not videos:
+            raise Undecodable(
+                f"{self.path}: FFmpeg has no decoder for its video; convert it, or is it damaged?"
+            )
         best = self._container.streams.best("video")
         return best if best in videos else videos[0]
 
     def _claimed_size(self, index: int) -> tuple[int, int]:
         """What the header says where FFmpeg forgets it: beyond `max_pixels`."""
         with _open(self.path, codec_whitelist="none") as container:
-            context = container.streams[index].codec_context
-            return context.width, context.height
+            # A stream that shows itself only in its packets may be missing here.
+            claims = [s.codec_context for s in container.streams.video if s.index == index]
+            return (claims[0].width, claims[0].height) if claims else (0, 0)
 
     def _packets(
         self, stream: av.video.stream.VideoStream

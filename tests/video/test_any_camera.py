@@ -486,6 +486,15 @@ def test_a_song_with_a_cover_is_no_video(tmp_path: Path) -> None:
         open_video(path)
 
 
+def test_a_codec_that_nobody_knows_is_named_as_the_reason(tmp_path: Path) -> None:
+    path = write(tmp_path / "u.mp4", textures(3), codec="libx264")
+    content = path.read_bytes()
+    assert content.count(b"avc1") >= 1
+    path.write_bytes(content.replace(b"avc1", b"zzz9"))
+    with pytest.raises(Undecodable, match="no decoder for its video"):
+        open_video(path)
+
+
 @pytest.mark.parametrize("name", ["t.mp4", "t.mkv"])
 @pytest.mark.parametrize("main", [0, 1])
 def test_of_several_videos_the_main_one_is_read(tmp_path: Path, name: str, main: int) -> None:
