@@ -47,7 +47,7 @@ class Backdrop:
 
     def at(self, time_s: float) -> UInt8[ndarray, "h w 3"]:
         """The place at a time, in even light; the array is the caller's own."""
-        image = self._image.copy()
+        image: UInt8[ndarray, "h w 3"] = self._image.copy()
         top, bottom, left, right = self._lit
         flicker = 1.0 + 0.18 * np.sin(2.0 * np.pi * 0.7 * time_s) * np.sin(9.1 * time_s)
         lit = image[top:bottom, left:right]
@@ -63,13 +63,14 @@ class Backdrop:
         phase = self._sway_rad + 2.0 * np.pi * np.array([0.45, 0.8, 1.7]) * time_s
         across = np.sin(phase[0]) + 0.6 * np.sin(phase[1] + 0.05 * rows)
         down = 0.6 * np.sin(phase[2] + 0.07 * columns)
-        image[top:bottom, left:right] = cv2.remap(
+        swayed = cv2.remap(
             self._image,
             (columns + reach * across).astype(np.float32),
             (rows + reach * down).astype(np.float32),
             cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
+        image[top:bottom, left:right] = swayed
         return image
 
     def _sampled(
@@ -98,12 +99,12 @@ class Backdrop:
         column, storey = np.mod(across + shift, width) / width, np.mod(up - 0.4, height) / height
         is_window = (column > 0.3) & (column < 0.7) & (storey > 0.3) & (storey < 0.78)
         is_frame = (column > 0.27) & (column < 0.73) & (storey > 0.27) & (storey < 0.81)
-        image = colour * bright[..., None]
+        image: Float32[ndarray, "h w 3"] = (colour * bright[..., None]).astype(np.float32)
         image[is_frame] = np.array([205, 200, 190]) * (1.0 + 0.1 * rough[is_frame])[:, None]
         pane = 0.55 + 0.5 * self._sampled(across, up, 23.0)
         image[is_window] = np.array([88, 100, 112]) * (pane[is_window] + 0.3)[:, None]
         image[(up < 0.5) & (up > 0.0)] *= 0.7
-        return image.astype(np.float32)
+        return image
 
     def _ground(self, image: Float32[ndarray, "h w 3"], generator: np.random.Generator) -> None:
         camera = self._camera

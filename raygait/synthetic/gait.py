@@ -154,16 +154,14 @@ def slow_to_stand(
         walking_ratio: 1 walks as ever, 0 stands; in between every angle is that share of the way.
         time_s: Of each frame.
     """
-    walks = walking_ratio[:, None]
     breath = np.sin(2.0 * np.pi * 0.25 * time_s)
     trunk_deg = np.stack([0.6 * breath, np.zeros_like(breath), 2.0 + 0.5 * breath], axis=1)
 
-    def towards(
-        still_deg: Float64[ndarray, "*b"], moving: Float64[ndarray, "t *c"]
-    ) -> Float64[ndarray, "t *c"]:
+    def towards(still_deg: ndarray, moving: ndarray) -> ndarray:
         still = np.deg2rad(still_deg)
-        ratio = walks[..., None] if moving.ndim == 3 else walks
-        return still + ratio * (moving - still)
+        ratio = walking_ratio.reshape(-1, *[1] * (moving.ndim - 1))
+        blended: ndarray = still + ratio * (moving - still)
+        return blended
 
     return JointAngles(
         # Hip less knee plus ankle is the slope of the sole: flat.

@@ -14,7 +14,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32
 from numpy import ndarray
 
 from raygait.synthetic.body import Body
@@ -122,7 +122,7 @@ class Cloth:
         if self.pattern == "plain":
             return colours
         if self.pattern == "speckle":
-            share = 0.25 + 0.25 * noise(across_m / 0.05, along_m / 0.05)
+            share = 0.25 + 0.25 * min(1.0, 0.02 / spot_m) * noise(across_m / 0.02, along_m / 0.02)
         else:
             # Squared waves, as soft at their edges as a pixel is large.
             hardness = self.period_m / (self.period_m * 0.15 + 6.0 * spot_m)
@@ -404,7 +404,12 @@ def _soft(inside: ndarray, width: float) -> Values:
 
 
 def _disc(
-    a: Values, a_centre: float, a_half: float, b: Values, b_centre: ndarray | float, b_half: float,
+    a: Values,
+    a_centre: float,
+    a_half: float,
+    b: Values,
+    b_centre: ndarray | float,
+    b_half: float,
     soft: float = 0.3,
 ) -> Values:
     """1 in an ellipse, 0 outside; its edge is `soft` wide, but never wider than the ellipse."""
@@ -416,5 +421,3 @@ def _disc(
 def is_on_skin(part: Part) -> bool:
     """Whether folds of cloth are out of place there."""
     return part in ("face", "hair", "neck", "hand")
-
-

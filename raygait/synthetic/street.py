@@ -29,7 +29,7 @@ _NEAREST_M = 2.0
 # Time from full speed to standing, and to turn round at a corner of the path.
 _RAMP_S, _TURN_S = 0.6, 0.7
 _SENSOR_NOISE = 3.0
-_SHADOW = 0.42
+_SHADOW = 0.5
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Street:
                 part = slice(index, min(index + _CHUNK, self.num_frames))
                 actors = [_Actor(way, part, self.camera, light) for way in ways]
             image = backdrop.at(index / self.fps)
-            labels = np.zeros(image.shape[:2], np.uint8)
+            labels: UInt8[ndarray, "h w"] = np.zeros(image.shape[:2], np.uint8)
             _cast_shadows(image, [actor.shadow(index % _CHUNK) for actor in actors])
             amodal = self._paint(image, labels, actors, index % _CHUNK)
             people = tuple(
@@ -166,8 +166,9 @@ class Street:
             image = cv2.GaussianBlur(image, (3, 3), 0.55)
             gain = 1.0 + 0.06 * np.sin(drift_rad + 2.0 * np.pi * index / self.fps / drift_s)
             cv2.convertScaleAbs(image, image, alpha=gain)
-            top, left = generator.integers(_NOISE_MARGIN_PX, size=2)
-            height, width = labels.shape
+            top = int(generator.integers(_NOISE_MARGIN_PX))
+            left = int(generator.integers(_NOISE_MARGIN_PX))
+            height, width = self.camera.height_px, self.camera.width_px
             cv2.add(
                 image,
                 noise[top : top + height, left : left + width],
@@ -340,7 +341,7 @@ class _Way:
     ) -> _Way:
         if len(passer.path_m) < 2:
             raise ValueError(
-                f"the path of person {identity} has {len(passer.path_m)} corners, expected 2 or more"
+                f"the path of person {identity} has {len(passer.path_m)} corners, expected >= 2"
             )
         walk = passer.walker.walk(passer.condition)
         time_s = np.arange(num_frames) / fps
@@ -349,7 +350,9 @@ class _Way:
             outside_s = np.maximum(begin_s - time_s, time_s - end_s)
             walking *= 0.5 - 0.5 * np.cos(np.pi * np.clip(outside_s / _RAMP_S, 0.0, 1.0))
         speed = speed_m_s(walk)
-        gone_m = np.concatenate([[0.0], np.cumsum(0.5 * (walking[1:] + walking[:-1]))]) * speed / fps
+        gone_m = (
+            np.concatenate([[0.0], np.cumsum(0.5 * (walking[1:] + walking[:-1]))]) * speed / fps
+        )
 
         corners = np.asarray(passer.path_m, np.float64)
         steps = np.diff(corners, axis=0)
@@ -394,7 +397,14 @@ class _Actor:
         )
         self.painter = Painter(figure, camera, light)
         self._joints = joints_in_image(camera, figure.joints_m())
-        self._shadows = camera.hulls(_on_the_ground(figure.placed(), light))
+        placed = figure.placed()
+        self._shadows = np.concatenate(
+            [
+                camera.hulls(_on_the_ground(placed, light.towards_sun)),
+                camera.hulls(_on_the_ground(_soles(placed), (0.0, 0.0, 1.0))),
+            ],
+            axis=1,
+        )
 
     def away_m(self, frame: int) -> float:
         """From the camera, along its axis."""
@@ -428,9 +438,7 @@ class _Actor:
             visible_ratio=number / num_whole,
             joints=self._joints[frame],
             is_walking=bool(self.way.walking_ratio[self._part][frame] > 0.5),
-            view_deg=float(
-                np.rad2deg(to_camera - self.way.heading_rad[self._part][frame]) % 360.0
-            ),
+            view_deg=float(np.rad2deg(to_camera - self.way.heading_rad[self._part][frame]) % 360.0),
             away_m=self.away_m(frame),
         )
 
@@ -457,13 +465,24 @@ def _box(mask: Bool[ndarray, "h w"]) -> Int32[ndarray, " 4"]:
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.int32)
 
 
-def _on_the_ground(solid: Ellipsoids, light: Light) -> Ellipsoids:
+def _on_the_ground(solid: Ellipsoids, towards_light: tuple[float, float, float]) -> Ellipsoids:
     """The solid's shadow: every ellipsoid moved along the light to z = 0."""
-    sun = np.asarray(light.towards_sun)
+    light = np.asarray(towards_light)
     drop = np.eye(3)
-    drop[:, 2] -= sun / sun[2]
+    drop[:, 2] -= light / light[2]
     centres = solid.centres_m @ drop.T
     return Ellipsoids(centres, drop @ solid.spreads_m2 @ drop.T, solid.hulls, solid.parts)
+
+
+def _soles(solid: Ellipsoids) -> Ellipsoids:
+    """The shoes alone, half as wide again: no sky lights the ground beside them."""
+    shoes = [which for which, part in enumerate(solid.parts) if part == "shoe"]
+    return Ellipsoids(
+        solid.centres_m,
+        2.25 * solid.spreads_m2,
+        tuple(solid.hulls[which] for which in shoes),
+        tuple(solid.parts[which] for which in shoes),
+    )
 
 
 def _cast_shadows(
@@ -477,7 +496,7 @@ def _cast_shadows(
     rows, columns = np.flatnonzero(dark.any(axis=1)), np.flatnonzero(dark.any(axis=0))
     if not len(rows):
         return
-    margin = max(2, image.shape[0] // 120)
+    margin = max(1, image.shape[0] // 180)
     part = (
         slice(max(0, rows[0] - 2 * margin), rows[-1] + 2 * margin + 1),
         slice(max(0, columns[0] - 2 * margin), columns[-1] + 2 * margin + 1),
@@ -505,7 +524,7 @@ def _paint_pole(
 
 def _draw_light(generator: np.random.Generator) -> Light:
     """A sun behind the camera, left or right of it, so that shadows fall away from it."""
-    azimuth = generator.choice([-1.0, 1.0]) * generator.uniform(0.4, 1.1)
+    azimuth = generator.choice([-1.0, 1.0]) * generator.uniform(0.7, 1.3)
     height = generator.uniform(0.75, 1.05)
     sun = (
         float(np.cos(height) * np.sin(azimuth)),

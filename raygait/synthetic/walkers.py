@@ -247,7 +247,7 @@ def set_stage(
 def joints_in_image(
     camera: Camera, joints_m: Float64[ndarray, "t 17 3"]
 ) -> Float32[ndarray, "t 17 3"]:
-    """x and y in pixels, and whether the point is inside the image, as `Clip.joints` has them."""
+    """Points as `Clip.joints` has them: x and y in pixels, and 1 where inside the image."""
     pixels = camera.project(joints_m)
     inside = (
         (pixels[..., 0] >= 0.0)

@@ -9,7 +9,9 @@ from raygait.synthetic.outline import Ellipsoids
 
 
 def ball(centre: list[float], radius: float) -> Ellipsoids:
-    return Ellipsoids(np.array([[centre]]), np.eye(3)[None, None] * radius**2, hulls=((0, 0, 0),), parts=("face",))
+    return Ellipsoids(
+        np.array([[centre]]), np.eye(3)[None, None] * radius**2, hulls=((0, 0, 0),), parts=("face",)
+    )
 
 
 def surface(solid: Ellipsoids, member: int) -> np.ndarray:
