@@ -53,7 +53,8 @@ class Options:
     address: str | None = None
     """Ray cluster to use; a local one if left out and none is named in the environment."""
     video: VideoSettings = field(default_factory=VideoSettings)
-    """What becomes of a clip; no effect on folders of silhouettes."""
+    """What becomes of a clip; of folders of silhouettes only `silhouettes_128` among the
+    modalities matters."""
 
 
 def main() -> int:

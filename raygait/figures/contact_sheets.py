@@ -44,7 +44,7 @@ def contact_sheet(
     """One RGB picture of several sequences, each a caption above its strip.
 
     Args:
-        rows: Rows of shards; of heatmaps and crops what is there is shown.
+        rows: Rows of shards; of heatmaps and RGB what is there is shown.
         num_columns: Frames of each sequence, evenly spaced from its first to its last.
         max_sequences: Rows after these are left out.
 
@@ -76,7 +76,7 @@ def sequence_strip(row: Row, *, num_columns: int = 12) -> UInt8[ndarray, "h w 3"
     yellow (1), on the dimmed crop where there is one.
 
     Args:
-        row: A row of shards; `silhouettes` must be there, `crops` and `heatmaps` may be.
+        row: A row of shards; `silhouettes` must be there, `rgb` and `heatmaps` may be.
         num_columns: Frames, evenly spaced; a shorter sequence leaves columns empty.
 
     Returns:
@@ -93,8 +93,8 @@ def sequence_strip(row: Row, *, num_columns: int = 12) -> UInt8[ndarray, "h w 3"
     silhouettes = codec.decode_silhouettes(row["silhouettes"], shown)
     lines = [[_fit(cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB)) for frame in silhouettes]]
     crops = None
-    if row.get("crops") is not None:
-        crops = [_fit(frame) for frame in codec.decode_crops(row["crops"], shown)]
+    if row.get("rgb") is not None:
+        crops = _crop_cells(row, codec.decode_crops(row["rgb"], shown), shown)
         lines.insert(0, crops)
     if row.get("heatmaps") is not None:
         heatmaps = codec.decode_heatmaps(row["heatmaps"], shown)
@@ -239,6 +239,41 @@ def _fit(image: NDArray[np.uint8], *, smooth: bool = False) -> NDArray[np.uint8]
     cell[top : top + size_px[1], left : left + size_px[0]] = cv2.resize(
         image, size_px, interpolation=method
     )
+    return cell
+
+
+def _crop_cells(
+    row: Row, crops: UInt8[ndarray, "t h w 3"], shown: Sequence[int]
+) -> list[NDArray[np.uint8]]:
+    """RGB crops in their own shape again, each at its place in the square of the heatmaps.
+
+    Where that place is not known, in the middle of the cell and as large as fits.
+    """
+    ratios = np.asarray(row["rgb_ratio"], np.float64)[list(shown)]
+    windows, squares = row.get("rgb_windows_px"), row.get("heatmap_windows_px")
+    if windows is None or squares is None:
+        sizes = [(1.0, 1 / ratio) if ratio > 1 else (ratio, 1.0) for ratio in ratios]
+        places = [((1 - w) / 2, (1 - h) / 2, (1 + w) / 2, (1 + h) / 2) for w, h in sizes]
+    else:
+        window = np.asarray(windows, np.float64).reshape(-1, 4)[list(shown)]
+        square = np.asarray(squares, np.float64).reshape(-1, 4)[list(shown)]
+        side_px = square[:, 3] - square[:, 1]
+        # The maps cover the middle three quarters of the square.
+        left_px = (square[:, 0] + square[:, 2] - side_px) / 2
+        corner = np.stack([left_px, square[:, 1]] * 2, axis=1)
+        places = [tuple(place) for place in (window - corner) / side_px[:, None]]
+    return [_put(crop, place) for crop, place in zip(crops, places, strict=True)]
+
+
+def _put(image: NDArray[np.uint8], place: tuple[float, float, float, float]) -> NDArray[np.uint8]:
+    """A picture at x0, y0, x1, y1 of a black cell, given as fractions; what lies outside is cut."""
+    x0, y0, x1, y1 = (round(CELL_PX * value) for value in place)
+    cell = np.zeros((CELL_PX, CELL_PX, 3), np.uint8)
+    size_px = (max(1, x1 - x0), max(1, y1 - y0))
+    scaled = cv2.resize(image, size_px, interpolation=cv2.INTER_AREA)
+    left, top = max(0, x0), max(0, y0)
+    part = scaled[top - y0 : CELL_PX - y0, left - x0 : CELL_PX - x0]
+    cell[top : top + part.shape[0], left : left + part.shape[1]] = part
     return cell
 
 

@@ -20,7 +20,11 @@ from raygait.shards.schema import BLOB_COLUMNS, SCHEMA
 
 _PACKAGES = ("ray", "torch", "mlflow", "pyarrow", "numpy", "opencv-python", "matplotlib")
 _DIGEST_LETTERS = 16
-_UNSHOWN = ("boxes_px",)
+_UNSHOWN = (
+    *("boxes_px", "heatmap_windows_px", "rgb_windows_px", "rgb_ratio", "joints"),
+    *("mask_height_px", "largest_part_ratio", "sharpness", "is_cut"),
+    *("left_out_indices", "left_out_reasons"),
+)
 
 
 class _Table(pydantic.BaseModel, extra="allow"):

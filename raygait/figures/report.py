@@ -198,7 +198,7 @@ def _tracks(report: Report) -> _Section | None:
 
 def _strip(row: Row) -> Html:
     name, *rest = describe(row)
-    photographic = row.get("crops") is not None or row.get("heatmaps") is not None
+    photographic = row.get("rgb") is not None or row.get("heatmaps") is not None
     image = picture(sequence_strip(row), f"Frames of {name}", photographic=photographic)
     return element(
         "figure",

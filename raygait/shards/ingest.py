@@ -33,9 +33,17 @@ from raygait.sequences import GaitSequence
 from raygait.shards import reader, writer
 from raygait.shards.plan import Part, Source, choose_num_parts, look_up, plan
 from raygait.shards.schema import PartSummary
-from raygait.shards.workers import PASSING, UNEXPECTED, Builder, Finder, asset_digests
+from raygait.shards.workers import (
+    PASSING,
+    UNEXPECTED,
+    Builder,
+    Finder,
+    asset_digests,
+    without_paths,
+)
 from raygait.video.extraction import PeopleDescriber
 from raygait.video.finding import PeopleFinder
+from raygait.video.mask_folders import MASK_MODALITIES
 from raygait.video.settings import VideoSettings
 
 _log = logging.getLogger(__name__)
@@ -165,6 +173,10 @@ def ingest(
     all_settings = _settings_by_kind(sources, settings or VideoSettings())
     kinds = choose_num_parts(sources)
     assets = {kind: asset_digests(kind, all_settings[kind]) for kind in kinds}
+    recorded = {
+        name: without_paths(value) if isinstance(value, Mapping) else value
+        for name, value in all_settings.items()
+    }
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -176,12 +188,12 @@ def ingest(
         manifest = reader.read_manifest(root)
         num_parts = choose_num_parts(sources)
         if manifest is not None:
-            same = _same_settings(root, manifest.settings, all_settings, overwrite=overwrite)
+            same = _same_settings(root, manifest.settings, recorded, overwrite=overwrite)
             if same:
                 num_parts = {**num_parts, **manifest.num_parts}
-        parts = plan(sources, num_parts, all_settings, assets)
+        parts = plan(sources, num_parts, recorded, assets)
         planned = reader.Manifest(
-            all_settings,
+            recorded,
             num_parts,
             tuple(part.name for part in parts),
             str(source_root),
@@ -257,14 +269,16 @@ def _settings_by_kind(sources: Sequence[Source], video: VideoSettings) -> dict[s
         "datasets": sorted({source.sequence.dataset for source in sources})
     }
     if "silhouettes" in kinds:
-        by_kind["silhouettes"] = {"height_px": 64, "width_px": 64}
+        possible = [name for name in video.modalities if name in MASK_MODALITIES]
+        by_kind["silhouettes"] = {"modalities": possible}
     if "video" in kinds:
         # `auto` depends on which files can be had here. Settled once, so that all workers, and
         # later runs, use the same detector. A missing file is also found here, not in an actor.
+        resolved = video.resolved()
         with ray_session.stderr_without("Created TensorFlow Lite"):
-            detector = PeopleFinder(video).detector
-            PeopleDescriber(video)
-        by_kind["video"] = {**video.to_dict(), "detector": detector}
+            PeopleFinder(resolved)
+            PeopleDescriber(resolved)
+        by_kind["video"] = resolved.to_dict()
     return by_kind
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from raygait.errors import CorruptShard, SchemaMismatch, WrongFormatVersion
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Goes up with every change of columns, types or their meaning."""
 
 _VERSION_KEY = b"raygait.format_version"
@@ -54,15 +54,31 @@ SCHEMA = pa.schema(
         _required("width_px", pa.int32()),
         _required("frame_indices", _list_of(pa.int32())),  # number of each frame in its source
         _required("boxes_px", _list_of(pa.float32())),  # x0 y0 x1 y1 a frame, flat; NaN unknown
-        # Blobs of `codec`.
+        # Blobs of `codec`; null where a modality was not asked for or cannot be had.
         _required("silhouettes", pa.large_binary()),
+        pa.field("silhouettes_128", pa.large_binary()),
         pa.field("heatmaps", pa.large_binary()),
         pa.field("heatmap_scale", pa.float64()),
-        pa.field("crops", pa.large_binary()),
-        # Quality, one value a frame; NaN unknown.
+        pa.field("heatmap_windows_px", _list_of(pa.float32())),  # x0 y0 x1 y1 a frame, flat
+        pa.field("heatmaps_redrawn", pa.large_binary()),  # 255 is 1.0
+        pa.field("rgb", pa.large_binary()),
+        pa.field("rgb_masks", pa.large_binary()),
+        pa.field("rgb_windows_px", _list_of(pa.float32())),  # as above; null when only imported
+        pa.field("rgb_ratio", _list_of(pa.float32())),  # width over height before it was squared
+        pa.field("joints", _list_of(pa.float32())),  # 17 times x, y in source pixels, score
+        # Quality, one value a frame; NaN unknown (`video.extraction.FrameQuality`).
         _required("person_score", _list_of(pa.float32())),
         _required("joint_score", _list_of(pa.float32())),
         _required("mask_area_ratio", _list_of(pa.float32())),
+        _required("mask_height_px", _list_of(pa.float32())),
+        _required("largest_part_ratio", _list_of(pa.float32())),
+        _required("sharpness", _list_of(pa.float32())),
+        _required("is_cut", _list_of(pa.bool_())),
+        _required("is_walking", _list_of(pa.bool_())),
+        # Of the whole track: its median person score, what was left out of it and why.
+        _required("track_person_score", pa.float64()),
+        _required("left_out_indices", _list_of(pa.int32())),
+        _required("left_out_reasons", _list_of(pa.string())),
         # JSON: versions, asset digests, settings digest.
         _required("provenance", pa.string()),
     ],
@@ -81,7 +97,14 @@ REJECT_SCHEMA = pa.schema(
     metadata=_METADATA,
 )
 
-BLOB_COLUMNS = ("silhouettes", "heatmaps", "crops")
+BLOB_COLUMNS = (
+    "silhouettes",
+    "silhouettes_128",
+    "heatmaps",
+    "heatmaps_redrawn",
+    "rgb",
+    "rgb_masks",
+)
 
 
 def check_schema(found: pa.Schema, expected: pa.Schema, where: str) -> None:

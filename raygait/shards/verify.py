@@ -33,17 +33,31 @@ class Finding:
 
 _DECODERS: Mapping[str, Callable[[bytes], NDArray[np.uint8]]] = {
     "silhouettes": codec.decode_silhouettes,
+    "silhouettes_128": codec.decode_silhouettes,
     "heatmaps": codec.decode_heatmaps,
-    "crops": codec.decode_crops,
+    "heatmaps_redrawn": codec.decode_heatmaps,
+    "rgb": codec.decode_crops,
+    "rgb_masks": codec.decode_silhouettes,
 }
 # Values a frame of every list column.
 _VALUES_PER_FRAME = {
     "frame_indices": 1,
     "boxes_px": 4,
+    "heatmap_windows_px": 4,
+    "rgb_windows_px": 4,
+    "rgb_ratio": 1,
+    "joints": 3 * 17,
     "person_score": 1,
     "joint_score": 1,
     "mask_area_ratio": 1,
+    "mask_height_px": 1,
+    "largest_part_ratio": 1,
+    "sharpness": 1,
+    "is_cut": 1,
+    "is_walking": 1,
 }
+# Columns of which none is there without the others.
+_TOGETHER = (("heatmaps", "heatmap_scale"), ("rgb", "rgb_masks", "rgb_ratio"))
 
 
 def verify(root: Path) -> list[Finding]:
@@ -120,7 +134,10 @@ def _check_row(row: Mapping[str, Any]) -> Iterator[str]:
         if column == "silhouettes" and shape[1:] != size:
             yield f"{column} are {shape[1:]}, height_px and width_px say {size}"
     for column, values in _VALUES_PER_FRAME.items():
-        if len(row[column]) != values * num_frames:
+        if row[column] is not None and len(row[column]) != values * num_frames:
             yield f"{column} has {len(row[column])} values for {num_frames} frames"
-    if (row["heatmaps"] is None) != (row["heatmap_scale"] is None):
-        yield "heatmaps and heatmap_scale must be there together"
+    for columns in _TOGETHER:
+        if len({row[column] is None for column in columns}) > 1:
+            yield f"{' and '.join(columns)} must be there together"
+    if len(row["left_out_indices"]) != len(row["left_out_reasons"]):
+        yield "left_out_indices and left_out_reasons must be of one length"

@@ -5,6 +5,7 @@ Nothing here knows Ray: each worker is a class whose instances map one small Arr
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -19,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 
 import raygait
-from raygait.assets import ASSETS
 from raygait.errors import VideoError
 from raygait.sequences import GaitSequence, Reject, SourceKind
 from raygait.shards import codec
@@ -29,7 +29,7 @@ from raygait.shards.writer import Attempt, PartWriter, printable
 from raygait.video.extraction import ExtractedSequence, PeopleDescriber, RejectedTrack
 from raygait.video.finding import PeopleFinder
 from raygait.video.mask_folders import read_silhouettes
-from raygait.video.settings import VideoSettings
+from raygait.video.settings import ONNX_FIELDS, Modality, VideoSettings
 from raygait.video.tracking import Track
 
 UNEXPECTED = "unexpected"
@@ -50,7 +50,9 @@ _STAGES = {
 }
 _PACKAGES: Mapping[SourceKind, tuple[str, ...]] = {
     "silhouettes": ("numpy", "opencv-python", "pyarrow"),
-    "video": ("ai-edge-litert", "av", "numpy", "opencv-python", "pyarrow", "trackers"),
+    "video": (
+        *("ai-edge-litert", "av", "numpy", "onnxruntime", "opencv-python", "pyarrow", "trackers"),
+    ),
 }
 
 _MAX_DEATHS = 3
@@ -116,7 +118,8 @@ class Builder:
         source_root: Folder that sources are relative to.
         root: Folder of shards.
         kind: Kind of all sources.
-        settings: What decides the rows of that kind; for `video`, `VideoSettings.to_dict`.
+        settings: What decides the rows of that kind; for `video`, `VideoSettings.to_dict`, for
+            `silhouettes` the `modalities` of it that can be made of masks.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class Builder:
         self._source_root = Path(source_root)
         self._root = Path(root)
         self._provenance = _provenance(kind, settings)
+        self._modalities: tuple[Modality, ...] = tuple(settings["modalities"])
         self._describer = (
             PeopleDescriber(VideoSettings.model_validate(settings)) if kind == "video" else None
         )
@@ -207,7 +211,7 @@ class Builder:
             sha256 = _sha256(path)
             results: Iterable[ExtractedSequence | RejectedTrack]
             if self._describer is None:
-                results = [read_silhouettes(path)]
+                results = [read_silhouettes(path, self._modalities)]
             else:
                 assert looked is not None
                 tracks = [_unpack(track) for track in looked["tracks"]]
@@ -235,7 +239,17 @@ def to_row(
     num_frames, height_px, width_px = extracted.silhouettes.shape
     named = "/".join((sequence.dataset, sequence.subject, sequence.condition, sequence.view))
     seen = f"{sequence.dataset}/{sequence.source}#{extracted.track}"
-    heatmaps, crops = extracted.heatmaps, extracted.crops
+    heatmaps, quality = extracted.heatmaps, extracted.quality
+
+    def silhouettes_or_none(frames: np.ndarray | None) -> bytes | None:
+        return None if frames is None else codec.encode_silhouettes(frames)
+
+    def heatmaps_or_none(frames: np.ndarray | None) -> bytes | None:
+        return None if frames is None else codec.encode_heatmaps(frames)
+
+    def flat_or_none(values: np.ndarray | None) -> np.ndarray | None:
+        return None if values is None else values.reshape(-1)
+
     return {
         "sequence_id": named if sequence.subject else seen,
         "dataset": sequence.dataset,
@@ -254,12 +268,20 @@ def to_row(
         "frame_indices": extracted.frame_indices,
         "boxes_px": extracted.boxes_px.reshape(-1),
         "silhouettes": codec.encode_silhouettes(extracted.silhouettes),
-        "heatmaps": None if heatmaps is None else codec.encode_heatmaps(heatmaps),
+        "silhouettes_128": silhouettes_or_none(extracted.silhouettes_128),
+        "heatmaps": heatmaps_or_none(heatmaps),
         "heatmap_scale": None if heatmaps is None else 1 / 255,  # 255 is probability 1
-        "crops": None if crops is None else codec.encode_crops(crops),
-        "person_score": extracted.person_score,
-        "joint_score": extracted.joint_score,
-        "mask_area_ratio": extracted.mask_area_ratio,
+        "heatmap_windows_px": flat_or_none(extracted.heatmap_windows_px),
+        "heatmaps_redrawn": heatmaps_or_none(extracted.heatmaps_redrawn),
+        "rgb": None if extracted.rgb is None else codec.encode_crops(extracted.rgb),
+        "rgb_masks": silhouettes_or_none(extracted.rgb_masks),
+        "rgb_windows_px": flat_or_none(extracted.rgb_windows_px),
+        "rgb_ratio": extracted.rgb_ratio(),
+        "joints": flat_or_none(extracted.joints),
+        **{field.name: getattr(quality, field.name) for field in dataclasses.fields(quality)},
+        "track_person_score": extracted.track_person_score,
+        "left_out_indices": [index for index, _ in extracted.left_out],
+        "left_out_reasons": [reason for _, reason in extracted.left_out],
         "provenance": provenance,
     }
 
@@ -407,10 +429,16 @@ def _file_digest(path: Path) -> bytes:
 
 def asset_digests(kind: str, settings: object) -> dict[str, str]:
     """SHA-256 by name of the files that the networks for a kind of source are read from."""
-    if kind != "video":
-        return {}
-    names = VideoSettings.model_validate(settings).asset_names()
-    return {name: ASSETS[name].sha256 for name in names}
+    return VideoSettings.model_validate(settings).file_digests() if kind == "video" else {}
+
+
+def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that are the same wherever a user's own networks lie: digests in place of paths."""
+    named = {field for field in ONNX_FIELDS if settings.get(field)}
+    if not named:
+        return dict(settings)
+    digests = VideoSettings.model_validate(settings).file_digests()
+    return {**settings, **{field: f"sha256:{digests[field]}" for field in named}}
 
 
 def _provenance(kind: SourceKind, settings: Mapping[str, Any]) -> str:
@@ -422,7 +450,7 @@ def _provenance(kind: SourceKind, settings: Mapping[str, Any]) -> str:
             "processing_version": PROCESSING_VERSION,
             "packages": {name: metadata.version(name) for name in _PACKAGES[kind]},
             "assets": asset_digests(kind, settings),
-            "settings": settings_digest(settings),
+            "settings": settings_digest(without_paths(settings)),
         },
         sort_keys=True,
     )

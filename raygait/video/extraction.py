@@ -13,30 +13,83 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Bool, Float32, Int32, UInt8
 
 from raygait.errors import EmptySilhouette, Undecodable
 from raygait.video.alignment import align
 from raygait.video.appearance import describe_clothes, split_by_clothes
 from raygait.video.decode import Frame, open_video
 from raygait.video.detection import box_areas, intersections
-from raygait.video.pose import CROP_PX, Pose, PoseNetwork, Square
-from raygait.video.quality import largest_part
+from raygait.video.onnx_networks import OnnxPose, OnnxSegmenter
+from raygait.video.pose import (
+    CROP_PX,
+    PoseNetwork,
+    Window,
+    heatmap_box_px,
+    joints_of,
+    mean_joint_score,
+    to_frame_px,
+)
+from raygait.video.quality import largest_part, sharpness
+from raygait.video.redraw import redraw
 from raygait.video.segmentation import BackgroundMasks
-from raygait.video.settings import VideoSettings
+from raygait.video.settings import Modality, VideoSettings
+from raygait.video.timing import StageTimes
 from raygait.video.tracking import Track
+from raygait.video.walking import is_walking
 
-STORED_CROP_PX = 128
+RGB_PX = 128
 """Side of the RGB crops that are kept."""
 
 _SAME_MASK_IOU = 0.6
+# Of the box's width and height, and of its height.
+_BOX_MARGIN_RATIO, _MASK_MARGIN_RATIO = 0.1, 0.02
+
+
+Unseen = Literal[
+    "no person",
+    "hidden",
+    "small mask",
+    "mask in pieces",
+    "cut by the border",
+    "blurred",
+    "another track's person",
+    "another person",
+]
+"""Why a frame of a track was left out."""
+
+
+@dataclass(frozen=True)
+class FrameQuality:
+    """How well a person is seen, one value a frame; NaN when unknown.
+
+    Attributes:
+        person_score: The network's probability of a person.
+        joint_score: Mean over the joints of the highest probability.
+        mask_area_ratio: Area of the mask over that of the square crop, or of the source frame for
+            a folder of masks.
+        mask_height_px: Height of the mask in pixels of the source frame.
+        largest_part_ratio: Area of the mask's largest connected part over that of the whole mask.
+        sharpness: `quality.sharpness` of the square crop at 128×128.
+        is_cut: Whether the frame's border cuts the person.
+        is_walking: Whether the person walks, not stands; False when unknown.
+    """
+
+    person_score: Float32[np.ndarray, " t"]
+    joint_score: Float32[np.ndarray, " t"]
+    mask_area_ratio: Float32[np.ndarray, " t"]
+    mask_height_px: Float32[np.ndarray, " t"]
+    largest_part_ratio: Float32[np.ndarray, " t"]
+    sharpness: Float32[np.ndarray, " t"]
+    is_cut: Bool[np.ndarray, " t"]
+    is_walking: Bool[np.ndarray, " t"]
 
 
 @dataclass(frozen=True)
@@ -49,13 +102,20 @@ class ExtractedSequence:
         boxes_px: x0, y0, x1, y1 in the source frame; NaN when unknown.
         fps: Frame rate of the source; NaN when unknown.
         silhouettes: Aligned masks (`alignment.align`), 0..255.
-        heatmaps: Probability of the 17 COCO joints, 255 = 1.0, over the middle three quarters of
-            the square crop; None without a pose network.
-        crops: RGB of the square crop; None for a folder of masks.
-        person_score: The network's probability of a person; NaN when unknown.
-        joint_score: Mean over the joints of the highest probability; NaN when unknown.
-        mask_area_ratio: Area of the mask over that of the square crop, or of the source frame for
-            a folder of masks.
+        quality: What is known of each frame.
+        left_out: Frames of the track that are not among the rows, in order, and why.
+        track_person_score: Median person score over all frames of the track, those left out
+            included; NaN when unknown.
+        silhouettes_128: The same masks aligned at 128 px; None when not asked for, as the others.
+        heatmaps: Probability of the 17 COCO joints, 255 = 1.0.
+        heatmap_windows_px: x0, y0, x1, y1 of what they cover in the source frame.
+        heatmaps_redrawn: Limbs and joints of `redraw.redraw`.
+        rgb: The person's crop, made a square of 128 px whatever its shape was.
+        rgb_masks: The person's mask in it, 0 or 255.
+        rgb_windows_px: x0, y0, x1, y1 of it in the source frame; width over height is the ratio
+            that GaitEdge's alignment needs.
+        joints: x, y in pixels of the source frame (pixel centres are whole numbers), and the
+            highest probability, 0..1.
     """
 
     track: int
@@ -63,11 +123,25 @@ class ExtractedSequence:
     boxes_px: Float32[np.ndarray, "t 4"]
     fps: float
     silhouettes: UInt8[np.ndarray, "t 64 64"]
-    heatmaps: UInt8[np.ndarray, "t 17 64 48"] | None
-    crops: UInt8[np.ndarray, "t 128 128 3"] | None
-    person_score: Float32[np.ndarray, " t"]
-    joint_score: Float32[np.ndarray, " t"]
-    mask_area_ratio: Float32[np.ndarray, " t"]
+    quality: FrameQuality
+    left_out: tuple[tuple[int, Unseen], ...] = ()
+    track_person_score: float = math.nan
+    silhouettes_128: UInt8[np.ndarray, "t 128 128"] | None = None
+    heatmaps: UInt8[np.ndarray, "t 17 64 48"] | None = None
+    heatmap_windows_px: Float32[np.ndarray, "t 4"] | None = None
+    heatmaps_redrawn: UInt8[np.ndarray, "t 2 64 64"] | None = None
+    rgb: UInt8[np.ndarray, "t 128 128 3"] | None = None
+    rgb_masks: UInt8[np.ndarray, "t 128 128"] | None = None
+    rgb_windows_px: Float32[np.ndarray, "t 4"] | None = None
+    joints: Float32[np.ndarray, "t 17 3"] | None = None
+
+    def rgb_ratio(self) -> Float32[np.ndarray, " t"] | None:
+        """Width over height of each RGB crop before it was made a square (GaitEdge, Alg. 1: r)."""
+        if self.rgb_windows_px is None:
+            return None
+        size_px = self.rgb_windows_px[:, 2:] - self.rgb_windows_px[:, :2]
+        ratio: np.ndarray = (size_px[:, 0] / size_px[:, 1]).astype(np.float32)
+        return ratio
 
 
 class RejectedTrack(NamedTuple):
@@ -76,8 +150,8 @@ class RejectedTrack(NamedTuple):
     Attributes:
         track: `Track.number`; -1 when the whole clip is meant.
         stage: `gate` (before or after the network), `silhouette`, or `decode` for the clip.
-        reason: `short-track`, `low-track`, `not-a-person`, `bad-masks`, `mixed-people`, or
-            `damaged` for a clip of which frames are lost; the others are used.
+        reason: `short-track`, `low-track`, `not-a-person`, `not-walking`, `bad-masks`,
+            `mixed-people`, or `damaged` for a clip of which frames are lost; the others are used.
         detail: One sentence for a person.
     """
 
@@ -102,13 +176,20 @@ class PeopleDescriber:
     Args:
         settings: See `VideoSettings`.
 
+    Attributes:
+        times: Where the time went, over all clips: decode again, crop, pose, mask, silhouette
+            (with quality and RGB), and finish for what is done when a track has ended.
+
     Raises:
-        AssetError: The pose network's file cannot be had.
+        AssetError: A network's file cannot be had.
     """
 
     def __init__(self, settings: VideoSettings) -> None:
         self._settings = settings
-        self._network = PoseNetwork() if settings.mask == "blazepose" else None
+        self.times = StageTimes()
+        self._blazepose = PoseNetwork() if "blazepose" in (settings.pose, settings.mask) else None
+        self._pose = OnnxPose(settings.pose_onnx) if settings.pose == "onnx" else None
+        self._segmenter = OnnxSegmenter(settings.mask_onnx) if settings.mask == "onnx" else None
 
     def __call__(
         self, path: str | Path, tracks: list[Track]
@@ -149,16 +230,18 @@ class PeopleDescriber:
         waiting.reverse()  # the next to begin is the last
         active: list[_Notes] = []
         new_numbers = itertools.count(1 + max((track.number for track in tracks), default=0))
-        background = BackgroundMasks(path) if waiting and self._network is None else None
+        is_background = self._settings.mask == "background"
+        background = BackgroundMasks(path) if waiting and is_background else None
         with open_video(path) as video:
-            for frame in video.frames():
+            for frame in self.times.iterate("decode again", video.frames()):
                 while waiting and waiting[-1].track.frame_indices[0] <= frame.index:
                     active.append(waiting.pop())
                 if background is not None and (waiting or active):
-                    background.advance(frame.image)
+                    with self.times.time("mask"):
+                        background.advance(frame.image)
                 sights = [self._look(notes, frame, background) for notes in active]
                 for notes, sight in zip(active, _without_repeats(sights), strict=True):
-                    notes.add(sight)
+                    notes.add(frame.index, sight)
                 for notes in list(active):
                     if notes.track.frame_indices[-1] <= frame.index:
                         active.remove(notes)
@@ -189,24 +272,62 @@ class PeopleDescriber:
 
     def _look(
         self, notes: _Notes, frame: Frame, background: BackgroundMasks | None
-    ) -> _Sight | _Unseen:
+    ) -> _Sight | Unseen:
         """One person in one frame, or why they cannot be seen well."""
-        settings = self._settings
         box_px = notes.track.boxes_px[frame.index - int(notes.track.frame_indices[0])]
-        square = Square.around(box_px)
-        crop = square.cut(frame.image, CROP_PX)
-        pose: Pose | None = None
-        if self._network is not None:
-            pose = self._network(crop)
-            notes.all_scores.append(pose.person_score)
-            if pose.person_score < settings.min_frame_score:
+        square = Window.square_around(box_px)
+        with self.times.time("crop"):
+            crop = square.cut(frame.image, CROP_PX)
+        seen = self._ask_networks(notes, crop)
+        if not isinstance(seen, _Seen):
+            return seen
+        mask = seen.mask
+        if mask is None:
+            with self.times.time("mask"):
+                if self._segmenter is not None:
+                    mask = self._segmenter(crop)
+                else:
+                    assert background is not None
+                    mask = background.mask(square)
+        with self.times.time("silhouette"):
+            return self._judge(frame, box_px, square, crop, seen, mask)
+
+    def _ask_networks(
+        self, notes: _Notes, crop: UInt8[np.ndarray, "256 256 3"]
+    ) -> _Seen | Literal["no person", "hidden"]:
+        """What the pose networks say of a crop, unless they say that nobody is well seen there."""
+        settings = self._settings
+        person_score = joint_score = math.nan
+        heatmaps = mask = None
+        if self._blazepose is not None:
+            with self.times.time("pose"):
+                pose = self._blazepose(crop)
+            person_score = pose.person_score
+            notes.all_scores.append(person_score)
+            if person_score < settings.min_frame_score:
                 return "no person"
-            if pose.joint_score < settings.min_joint_score:
+            heatmaps = pose.heatmaps if settings.pose == "blazepose" else None
+            mask = pose.mask if settings.mask == "blazepose" else None
+        if self._pose is not None:
+            with self.times.time("pose"):
+                heatmaps = self._pose(crop)
+        if heatmaps is not None:
+            joint_score = mean_joint_score(heatmaps)
+            if joint_score < settings.min_joint_score:
                 return "hidden"
-            mask = pose.mask
-        else:
-            assert background is not None
-            mask = background.mask(square)
+        return _Seen(person_score, joint_score, heatmaps, mask)
+
+    def _judge(
+        self,
+        frame: Frame,
+        box_px: Float32[np.ndarray, " 4"],
+        square: Window,
+        crop: UInt8[np.ndarray, "256 256 3"],
+        seen: _Seen,
+        mask: Bool[np.ndarray, "256 256"],
+    ) -> _Sight | Unseen:
+        """What is kept of a person, unless the mask is not good enough."""
+        settings, modalities = self._settings, self._settings.modalities
         part, quality = largest_part(mask)
         if (
             quality.area_ratio < settings.min_area_ratio
@@ -218,25 +339,41 @@ class PeopleDescriber:
         mask_box_px = square.to_frame(quality.box)
         height_px, width_px = frame.image.shape[:2]
         low, high = mask_box_px[:2].min(), (mask_box_px[2:] - (width_px, height_px)).max()
-        if quality.is_cut or low < 1 or high > -1:
+        is_cut = bool(quality.is_cut or low < 1 or high > -1)
+        if is_cut and not settings.keep_cut:
             return "cut by the border"
+        small = cv2.resize(crop, (RGB_PX, RGB_PX), interpolation=cv2.INTER_AREA)
+        step = CROP_PX // RGB_PX
+        small_part = part[::step, ::step]
+        sharp = sharpness(small, small_part)
+        if sharp < settings.min_sharpness:
+            return "blurred"
+        levels = np.where(part, np.uint8(255), np.uint8(0))
         try:
-            silhouette = align(np.where(part, np.uint8(255), np.uint8(0)))
+            silhouette = align(levels)
+            silhouette_128 = align(levels, size_px=128) if "silhouettes_128" in modalities else None
         except EmptySilhouette:
             return "small mask"
-        stored = cv2.resize(crop, (STORED_CROP_PX, STORED_CROP_PX), interpolation=cv2.INTER_AREA)
-        step = CROP_PX // STORED_CROP_PX
+        window = _rgb_window(box_px, mask_box_px) if "rgb" in modalities else None
         return _Sight(
             frame_index=frame.index,
             box_px=box_px,
+            square=square,
             mask_box_px=mask_box_px,
             silhouette=silhouette,
-            heatmaps=pose.heatmaps if pose and "heatmaps" in settings.modalities else None,
-            crop=stored if "rgb" in settings.modalities else None,
-            clothes=describe_clothes(stored, part[::step, ::step]),
-            person_score=pose.person_score if pose else math.nan,
-            joint_score=pose.joint_score if pose else math.nan,
+            silhouette_128=silhouette_128,
+            heatmaps=seen.heatmaps,
+            window=window,
+            rgb=None if window is None else window.cut(frame.image, RGB_PX),
+            rgb_mask=None if window is None else window.part_of(square, part, RGB_PX),
+            clothes=describe_clothes(small, small_part),
+            person_score=seen.person_score,
+            joint_score=seen.joint_score,
             mask_area_ratio=quality.area_ratio,
+            mask_height_px=quality.height_ratio * square.height_px,
+            largest_part_ratio=quality.largest_part_ratio,
+            sharpness=sharp,
+            is_cut=is_cut,
         )
 
     def _conclude(
@@ -244,7 +381,7 @@ class PeopleDescriber:
     ) -> Iterator[ExtractedSequence | RejectedTrack]:
         """What a track, or the part of it since it was last cut, becomes."""
         settings = self._settings
-        num_frames = len(notes.sights) + notes.unseen.total()
+        num_frames = len(notes.sights) + len(notes.unseen)
         if notes.num_cuts and not num_frames:
             return  # cut at its very end
         number = next(new_numbers) if notes.num_cuts else notes.track.number
@@ -261,7 +398,8 @@ class PeopleDescriber:
                 yield RejectedTrack(number, "gate", "not-a-person", detail)
                 return
         if len(notes.sights) < settings.min_frames:
-            reasons = ", ".join(f"{n} {reason}" for reason, n in notes.unseen.most_common())
+            counts = Counter(reason for _, reason in notes.unseen).most_common()
+            reasons = ", ".join(f"{number} {reason}" for reason, number in counts)
             detail = f"{len(notes.sights)} of {num_frames} frames show the person well, "
             detail += f"expected at least {settings.min_frames} (the others: {reasons})"
             yield RejectedTrack(number, "silhouette", "bad-masks", detail)
@@ -284,17 +422,47 @@ class PeopleDescriber:
             sights = [
                 sight for sight, who in zip(notes.sights, people, strict=True) if who == person
             ]
-            yield _sequence(number if place == 0 else next(new_numbers), sights, fps)
+            named = number if place == 0 else next(new_numbers)
+            yield self._finish(named, sights, self._left_out(notes, people, person), notes, fps)
+
+    def _left_out(
+        self, notes: _Notes, people: Int32[np.ndarray, " t"], person: int
+    ) -> tuple[tuple[int, Unseen], ...]:
+        """Frames of the track that are not this person's rows, and why."""
+        others: list[tuple[int, Unseen]] = [
+            (sight.frame_index, "another person")
+            for sight, who in zip(notes.sights, people, strict=True)
+            if who != person
+        ]
+        return tuple(sorted([*notes.unseen, *others]))
+
+    def _finish(
+        self,
+        number: int,
+        sights: list[_Sight],
+        left_out: tuple[tuple[int, Unseen], ...],
+        notes: _Notes,
+        fps: float,
+    ) -> ExtractedSequence | RejectedTrack:
+        score = float(np.median(notes.all_scores)) if notes.all_scores else math.nan
+        with self.times.time("finish"):
+            sequence = _sequence(number, sights, left_out, score, fps, self._settings.modalities)
+        walking_ratio = float(sequence.quality.is_walking.mean())
+        if walking_ratio < self._settings.min_walking_ratio:
+            detail = f"walks in {walking_ratio:.0%} of {len(sights)} frames, "
+            detail += f"expected at least {self._settings.min_walking_ratio:.0%}"
+            return RejectedTrack(number, "gate", "not-walking", detail)
+        return sequence
 
 
-_Unseen = Literal[
-    "no person",
-    "hidden",
-    "small mask",
-    "mask in pieces",
-    "cut by the border",
-    "another track's person",
-]
+@dataclass(frozen=True)
+class _Seen:
+    """What networks say of one crop; None where another source is asked."""
+
+    person_score: float
+    joint_score: float
+    heatmaps: UInt8[np.ndarray, "17 64 48"] | None
+    mask: Bool[np.ndarray, "256 256"] | None
 
 
 @dataclass(frozen=True)
@@ -303,14 +471,22 @@ class _Sight:
 
     frame_index: int
     box_px: np.ndarray
+    square: Window
     mask_box_px: np.ndarray
     silhouette: np.ndarray
+    silhouette_128: np.ndarray | None
     heatmaps: np.ndarray | None
-    crop: np.ndarray | None
+    window: Window | None
+    rgb: np.ndarray | None
+    rgb_mask: np.ndarray | None
     clothes: np.ndarray
     person_score: float
     joint_score: float
     mask_area_ratio: float
+    mask_height_px: float
+    largest_part_ratio: float
+    sharpness: float
+    is_cut: bool
 
     @property
     def distance_px(self) -> float:
@@ -328,22 +504,22 @@ class _Notes:
     track: Track
     all_scores: list[float] = field(default_factory=list)
     sights: list[_Sight] = field(default_factory=list)
-    unseen: Counter[_Unseen] = field(default_factory=Counter)
+    unseen: list[tuple[int, Unseen]] = field(default_factory=list)
     num_cuts: int = 0
 
-    def add(self, sight: _Sight | _Unseen) -> None:
+    def add(self, frame_index: int, sight: _Sight | Unseen) -> None:
         if isinstance(sight, _Sight):
             self.sights.append(sight)
         else:
-            self.unseen[sight] += 1
+            self.unseen.append((frame_index, sight))
 
     def begin_again(self) -> None:
         """Forget what has become a sequence."""
-        self.all_scores, self.sights, self.unseen = [], [], Counter()
+        self.all_scores, self.sights, self.unseen = [], [], []
         self.num_cuts += 1
 
 
-def _without_repeats(sights: list[_Sight | _Unseen]) -> list[_Sight | _Unseen]:
+def _without_repeats(sights: list[_Sight | Unseen]) -> list[_Sight | Unseen]:
     """Where tracks show one mask, leave it to the track whose box it fits best."""
     seen = [(place, sight) for place, sight in enumerate(sights) if isinstance(sight, _Sight)]
     result = list(sights)
@@ -362,18 +538,70 @@ def _without_repeats(sights: list[_Sight | _Unseen]) -> list[_Sight | _Unseen]:
     return result
 
 
-def _sequence(number: int, sights: list[_Sight], fps: float) -> ExtractedSequence:
-    heatmaps = [sight.heatmaps for sight in sights if sight.heatmaps is not None]
-    crops = [sight.crop for sight in sights if sight.crop is not None]
+def _rgb_window(box_px: np.ndarray, mask_box_px: np.ndarray) -> Window:
+    """The person's box and a tenth of it on each side, and in any case the mask and a bit round."""
+    outwards = np.array([-1, -1, 1, 1], np.float32)
+    size_px = np.tile(box_px[2:] - box_px[:2], 2)
+    wide_px = box_px + outwards * _BOX_MARGIN_RATIO * size_px
+    mask_px = mask_box_px + outwards * _MASK_MARGIN_RATIO * size_px[1]
+    low = np.minimum(wide_px[:2], mask_px[:2])
+    high = np.maximum(wide_px[2:], mask_px[2:])
+    return Window.containing(np.concatenate([low, high]))
+
+
+def _sequence(
+    number: int,
+    sights: list[_Sight],
+    left_out: tuple[tuple[int, Unseen], ...],
+    track_person_score: float,
+    fps: float,
+    modalities: tuple[Modality, ...],
+) -> ExtractedSequence:
+    def stack(values: Iterable[np.ndarray | None]) -> np.ndarray | None:
+        known = [value for value in values if value is not None]
+        return np.stack(known) if known else None
+
+    def each(name: str) -> Float32[np.ndarray, " t"]:
+        return np.array([getattr(sight, name) for sight in sights], np.float32)
+
+    frame_indices = np.array([sight.frame_index for sight in sights], np.int32)
+    boxes_px = np.stack([sight.box_px for sight in sights])
+    silhouettes = np.stack([sight.silhouette for sight in sights])
+    joints = None
+    if {"joints", "heatmaps_redrawn"}.intersection(modalities):
+        joints = stack(
+            None if sight.heatmaps is None else to_frame_px(joints_of(sight.heatmaps), sight.square)
+            for sight in sights
+        )
+    has_heatmaps = "heatmaps" in modalities
+    is_redrawn = "heatmaps_redrawn" in modalities and joints is not None
+    masks = stack(sight.rgb_mask for sight in sights)
     return ExtractedSequence(
         track=number,
-        frame_indices=np.array([sight.frame_index for sight in sights], np.int32),
-        boxes_px=np.stack([sight.box_px for sight in sights]),
+        frame_indices=frame_indices,
+        boxes_px=boxes_px,
         fps=fps,
-        silhouettes=np.stack([sight.silhouette for sight in sights]),
-        heatmaps=np.stack(heatmaps) if heatmaps else None,
-        crops=np.stack(crops) if crops else None,
-        person_score=np.array([sight.person_score for sight in sights], np.float32),
-        joint_score=np.array([sight.joint_score for sight in sights], np.float32),
-        mask_area_ratio=np.array([sight.mask_area_ratio for sight in sights], np.float32),
+        silhouettes=silhouettes,
+        quality=FrameQuality(
+            person_score=each("person_score"),
+            joint_score=each("joint_score"),
+            mask_area_ratio=each("mask_area_ratio"),
+            mask_height_px=each("mask_height_px"),
+            largest_part_ratio=each("largest_part_ratio"),
+            sharpness=each("sharpness"),
+            is_cut=each("is_cut").astype(bool),
+            is_walking=is_walking(boxes_px, frame_indices, fps, silhouettes),
+        ),
+        left_out=left_out,
+        track_person_score=track_person_score,
+        silhouettes_128=stack(sight.silhouette_128 for sight in sights),
+        heatmaps=stack(sight.heatmaps for sight in sights) if has_heatmaps else None,
+        heatmap_windows_px=(
+            np.stack([heatmap_box_px(sight.square) for sight in sights]) if has_heatmaps else None
+        ),
+        heatmaps_redrawn=redraw(joints) if is_redrawn and joints is not None else None,
+        rgb=stack(sight.rgb for sight in sights),
+        rgb_masks=None if masks is None else masks.astype(np.uint8) * np.uint8(255),
+        rgb_windows_px=stack(None if s.window is None else s.window.box_px for s in sights),
+        joints=joints if "joints" in modalities else None,
     )

@@ -8,6 +8,7 @@ from raygait.errors import NoPerson
 from raygait.video.decode import open_video
 from raygait.video.detection import Detections, DetectorName, make_detector
 from raygait.video.settings import VideoSettings
+from raygait.video.timing import StageTimes
 from raygait.video.tracking import PersonTracker, Track
 
 # So long a tracker keeps a person who is not seen, and some more.
@@ -22,15 +23,22 @@ class PeopleFinder:
 
     Attributes:
         detector: The detector in use; says what `auto` became.
+        times: Where the time went, over all clips: decode, detect, track.
 
     Raises:
         AssetError: The detector that was asked for by name needs a file that cannot be had.
     """
 
     def __init__(self, settings: VideoSettings) -> None:
-        self._detector = make_detector(settings.detector, tiles=settings.tiles)
+        self._detector = make_detector(
+            settings.detector,
+            tiles=settings.tiles,
+            onnx_path=settings.detector_onnx,
+            onnx_boxes=settings.detector_onnx_boxes,
+        )
         self._tracker = PersonTracker()
         self.detector: DetectorName = self._detector.name
+        self.times = StageTimes()
 
     def __call__(self, path: str | Path) -> list[Track]:
         """Find the people in a clip; neither detector nor tracker remembers the clip before.
@@ -45,13 +53,17 @@ class PeopleFinder:
             self._tracker.reset(video.fps)
             longest_hole = round(_MAX_FED_HOLE_S * (video.fps if video.fps > 0 else 25.0))
             expected = 0
-            for frame in video.frames():
+            for frame in self.times.iterate("decode", video.frames()):
                 # The tracker counts time in calls: it has to hear of frames that are lost.
                 for index in range(max(expected, frame.index - longest_hole), frame.index):
                     self._tracker.update(index, Detections.none())
-                self._tracker.update(frame.index, self._detector(frame.image))
+                with self.times.time("detect"):
+                    found = self._detector(frame.image)
+                with self.times.time("track"):
+                    self._tracker.update(frame.index, found)
                 expected = frame.index + 1
-        tracks = self._tracker.tracks()
+        with self.times.time("track"):
+            tracks = self._tracker.tracks()
         if not tracks:
             damage = f"; {video.damage}" if video.damage else ""
             raise NoPerson(

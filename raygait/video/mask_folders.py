@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import cv2
@@ -12,14 +13,22 @@ from jaxtyping import UInt8
 
 from raygait.errors import EmptySilhouette, NotAMask, Undecodable
 from raygait.video.alignment import align
-from raygait.video.extraction import ExtractedSequence
+from raygait.video.extraction import ExtractedSequence, FrameQuality, Unseen
+from raygait.video.quality import largest_part
+from raygait.video.settings import Modality
+from raygait.video.walking import is_walking
+
+MASK_MODALITIES: tuple[Modality, ...] = ("silhouettes", "silhouettes_128")
+"""What can be made of masks alone."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # No person fills more of an image than this; an inverted mask does.
 _MAX_MASK_RATIO = 0.9
 
 
-def read_silhouettes(folder: str | Path) -> ExtractedSequence:
+def read_silhouettes(
+    folder: str | Path, modalities: Collection[Modality] = MASK_MODALITIES[:1]
+) -> ExtractedSequence:
     """Read a folder of mask images, as CASIA-B ships them: one PNG a frame.
 
     They are ordered by the number that ends the name, `8.png` before `12.png`; by name when no
@@ -29,6 +38,7 @@ def read_silhouettes(folder: str | Path) -> ExtractedSequence:
     Args:
         folder: Holds `*.png` of one size, 8 bits, grey or with three equal channels, 0 background
             and 255 person.
+        modalities: Of these, `silhouettes_128` can be made of masks too; others are passed over.
 
     Returns:
         The sequence; no heatmaps, crops, boxes or scores, and no frame rate.
@@ -43,7 +53,9 @@ def read_silhouettes(folder: str | Path) -> ExtractedSequence:
     paths = _mask_paths(folder)
     kept: list[int] = []
     silhouettes: list[np.ndarray] = []
-    area_ratios: list[float] = []
+    large: list[np.ndarray] = []
+    measured: list[tuple[float, float, float, bool]] = []
+    left_out: list[tuple[int, Unseen]] = []
     last_error: EmptySilhouette | None = None
     shape: tuple[int, ...] | None = None
     for index, path in enumerate(paths):
@@ -56,28 +68,52 @@ def read_silhouettes(folder: str | Path) -> ExtractedSequence:
         shape = mask.shape
         try:
             silhouettes.append(align(mask))
+            if "silhouettes_128" in modalities:
+                large.append(align(mask, size_px=128))
         except EmptySilhouette as error:
             last_error = error
+            left_out.append((index, "small mask"))
             continue
         kept.append(index)
-        area_ratios.append(float(np.count_nonzero(mask)) / mask.size)
+        measured.append(_measure(mask))
     if not silhouettes:
         raise EmptySilhouette(
             f"{folder}: not one of {len(paths)} masks holds a person (the last: {last_error})"
         )
     unknown = np.full(len(kept), np.nan, np.float32)
+    area, height, part, is_cut = np.array(measured, np.float32).T
+    frame_indices = np.array(kept, np.int32)
+    boxes_px = np.full((len(kept), 4), np.nan, np.float32)
+    aligned = np.stack(silhouettes)
     return ExtractedSequence(
         track=0,
-        frame_indices=np.array(kept, np.int32),
-        boxes_px=np.full((len(kept), 4), np.nan, np.float32),
+        frame_indices=frame_indices,
+        boxes_px=boxes_px,
         fps=math.nan,
-        silhouettes=np.stack(silhouettes),
-        heatmaps=None,
-        crops=None,
-        person_score=unknown,
-        joint_score=unknown.copy(),
-        mask_area_ratio=np.array(area_ratios, np.float32),
+        silhouettes=aligned,
+        quality=FrameQuality(
+            person_score=unknown,
+            joint_score=unknown.copy(),
+            mask_area_ratio=area,
+            mask_height_px=height,
+            largest_part_ratio=part,
+            sharpness=unknown.copy(),
+            is_cut=is_cut.astype(bool),
+            is_walking=is_walking(boxes_px, frame_indices, math.nan, aligned),
+        ),
+        left_out=tuple(left_out),
+        silhouettes_128=np.stack(large) if large else None,
     )
+
+
+def _measure(mask: UInt8[np.ndarray, "h w"]) -> tuple[float, float, float, bool]:
+    """Area over the image's, height in pixels, share of the largest part, cut by the border."""
+    is_person = mask > 0
+    rows, columns = np.flatnonzero(is_person.any(axis=1)), np.flatnonzero(is_person.any(axis=0))
+    height, width = mask.shape
+    is_cut = rows[0] == 0 or rows[-1] == height - 1 or columns[0] == 0 or columns[-1] == width - 1
+    _, quality = largest_part(is_person)
+    return float(is_person.mean()), float(np.ptp(rows)) + 1, quality.largest_part_ratio, is_cut
 
 
 def _mask_paths(folder: Path) -> list[Path]:

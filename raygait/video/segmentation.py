@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from raygait.video.decode import open_video
-from raygait.video.pose import CROP_PX, Square
+from raygait.video.pose import CROP_PX, Window
 
 # The background is the median over the first 200 frames, of every 8th as long as these are few.
 _NUM_LEARNING_FRAMES, _LEARNING_STEP, _MAX_LEARNING_IMAGES = 200, 8, 13
@@ -22,6 +22,13 @@ _NUM_LEARNING_FRAMES, _LEARNING_STEP, _MAX_LEARNING_IMAGES = 200, 8, 13
 _LEARNING_RATE = 0.002
 # MOG2 takes 100 bytes a pixel, 3.3 GB at 8K; up to 1920×1200 nothing is made smaller.
 _MAX_AREA_PX2 = 1920 * 1200
+
+# MOG2's labels, and between shadow and foreground where the crop is larger than the person.
+_SHADOW, _SURE = 127, 192
+# Row of the crop below which the lowest fifth of the box lies.
+_GROUND_ROW = round((0.1 + 0.8 * 0.88) * CROP_PX)
+_RIM = np.ones((3, 3), np.uint8)
+_ROUND = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
 
 
 class BackgroundMasks:
@@ -66,15 +73,27 @@ class BackgroundMasks:
     def advance(self, image: UInt8[np.ndarray, "h w 3"]) -> None:
         """Take the next frame of the clip."""
         foreground = self._subtractor.apply(self._smaller(image), learningRate=_LEARNING_RATE)
-        moving = np.where(foreground == 255, 255, 0).astype(np.uint8)  # 127 marks shadows
-        self._foreground = cv2.medianBlur(moving, 3)
+        # A thin rim of shadow is the blend of the person's outline with what is behind.
+        shadow = cv2.morphologyEx((foreground == _SHADOW).astype(np.uint8), cv2.MORPH_OPEN, _RIM)
+        foreground[(foreground == _SHADOW) & (shadow == 0)] = 0
+        self._foreground = cv2.medianBlur(foreground, 3)
 
-    def mask(self, square: Square) -> Bool[np.ndarray, "256 256"]:
-        """Foreground of the current frame in a square of it."""
+    def mask(self, square: Window) -> Bool[np.ndarray, "256 256"]:
+        """The person whose box the square was drawn around: the current frame's foreground."""
+        levels = self._cut(square)
+        # Where MOG2 takes dark clothes for a shadow it is overruled, but for the ground: there the
+        # shadows are.
+        is_person = levels >= _SURE
+        is_person[:_GROUND_ROW] |= levels[:_GROUND_ROW] >= _SHADOW // 2
+        closed = cv2.morphologyEx(is_person.astype(np.uint8), cv2.MORPH_CLOSE, _ROUND)
+        mask: np.ndarray = closed.astype(bool)
+        return mask
+
+    def _cut(self, square: Window) -> UInt8[np.ndarray, "256 256"]:
         if self._scale == 1:
-            return square.cut(self._foreground, CROP_PX) > 127
-        # Not `Square.cut`: on whole pixels of the small image the mask would be beside the person.
-        step = self._scale * square.side_px / CROP_PX
+            return square.cut(self._foreground, CROP_PX)
+        # Not `Window.cut`: on whole pixels of the small image the mask would be beside the person.
+        step = self._scale * square.width_px / CROP_PX
         first = self._scale * np.array([square.left_px, square.top_px]) + (step - 1) / 2
         cut: np.ndarray = cv2.warpAffine(
             self._foreground,
@@ -83,7 +102,7 @@ class BackgroundMasks:
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        return cut > 127
+        return cut
 
     def _smaller(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
         if self._scale == 1:

@@ -175,14 +175,19 @@ class VideoSettings(BaseModel):
         return self.model_dump(mode="json")
 
     def resolved(self) -> VideoSettings:
-        """The same, with `auto` replaced by the detector that this machine can have.
+        """The same, with nothing left that depends on where it is read.
 
-        Call it once, before work is spread: then every actor uses the same detector, and what is
-        recorded with a sequence says which.
+        `auto` is replaced by the detector that this machine can have, and paths by absolute ones.
+        Call it once, before work is spread: then every actor does the same, and what is recorded
+        with a sequence says what.
         """
-        if self.detector != "auto":
-            return self
-        return self.model_copy(update={"detector": first_available()})
+        paths = {
+            field: str(Path(getattr(self, field)).absolute())
+            for field in ONNX_FIELDS
+            if getattr(self, field)
+        }
+        detector = first_available() if self.detector == "auto" else self.detector
+        return self.model_copy(update={"detector": detector, **paths})
 
     def asset_names(self) -> tuple[str, ...]:
         """Names in `assets.ASSETS` of the files these settings use; `auto` counts as resolved."""

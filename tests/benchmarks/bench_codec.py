@@ -82,7 +82,9 @@ def _aligned(seed: int, condition: str, view_deg: float) -> np.ndarray:
 
 
 def _real(clip: Path) -> list[np.ndarray]:
-    settings = VideoSettings(detector="motion", mask="background", keep_crops=False)
+    settings = VideoSettings(
+        detector="motion", mask="background", pose="none", modalities=("silhouettes",)
+    )
     sequences, _ = PeopleDescriber(settings)(clip, PeopleFinder(settings)(clip))
     return [sequence.silhouettes for sequence in sequences]
 

@@ -59,7 +59,7 @@ def test_a_row_of_silhouettes_alone_has_one_line(make_row):
 
 
 def test_heatmaps_without_crops_are_drawn_on_black(make_row):
-    row = make_row() | {"crops": None}
+    row = make_row() | {"rgb": None}
     strip = contact_sheets.sequence_strip(row, num_columns=1)
     assert strip.shape[0] == 2 * STEP - GAP_PX
     assert cell(strip, 1, 0)[100, 100].max() < 8

@@ -71,7 +71,7 @@ def run(tmp_path, history, evaluation) -> Path:
 def test_all_that_is_on_disk_gets_onto_the_page(clips, walks, run, history, evaluation):
     report = gather([clips, walks], [run], commands=[("Page", "python jobs/report.py")])
     assert [row["track"] for row in report.tracks] == [1, 2, 3, 4, 10]
-    assert all(row["crops"] for row in report.tracks)
+    assert all(row["rgb"] for row in report.tracks)
     assert [row["sequence_id"] for row in report.walkers] == [
         f"walks/{subject}/nm-01/090" for subject in ("001", "002", "003")
     ]
@@ -110,7 +110,7 @@ def test_of_many_tracks_some_are_shown_and_all_are_listed(clips):
     report = gather([clips], [], max_tracks=2)
     assert [row["track"] for row in report.tracks] == [1, 10]
     assert [row["track"] for row in report.all_tracks] == [1, 2, 3, 4, 10]
-    assert "crops" not in report.all_tracks[0]
+    assert "rgb" not in report.all_tracks[0]
 
 
 def test_what_is_missing_is_said(walks, tmp_path):

@@ -228,7 +228,7 @@ def test_real_people_make_a_small_page(tmp_path: Path, make_row):
     """A strip of twelve noisy crops is the largest picture; ten stay far below 6 MB."""
     noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
     crop = cv2.resize(noise, (128, 128), interpolation=cv2.INTER_CUBIC)
-    row = make_row() | {"crops": codec.encode_crops(np.stack([crop] * 30))}
+    row = make_row() | {"rgb": codec.encode_crops(np.stack([crop] * 30))}
     path = tmp_path / "report.html"
     write_report(path, Report(tracks=[row] * 10))
     assert path.stat().st_size < 3e6

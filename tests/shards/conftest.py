@@ -13,7 +13,7 @@ from raygait.shards.plan import Source
 from raygait.shards.workers import to_row
 from raygait.synthetic.walkers import Walker, render_masks
 from raygait.video.alignment import align
-from raygait.video.extraction import ExtractedSequence
+from raygait.video.extraction import ExtractedSequence, FrameQuality
 
 
 @pytest.fixture(scope="session")
@@ -50,13 +50,28 @@ def extracted(silhouettes: np.ndarray, heatmaps: np.ndarray) -> ExtractedSequenc
         fps=25.0,
         silhouettes=silhouettes[:t],
         heatmaps=np.rint(heatmaps * 255).astype(np.uint8),
-        crops=cv2.resize(generator.integers(0, 256, (8, 8, 3 * t), np.uint8), (128, 128))
+        quality=FrameQuality(
+            person_score=generator.random(t, np.float32),
+            joint_score=generator.random(t, np.float32),
+            mask_area_ratio=generator.random(t, np.float32),
+            mask_height_px=generator.uniform(50, 200, t).astype(np.float32),
+            largest_part_ratio=generator.random(t, np.float32),
+            sharpness=generator.uniform(5, 30, t).astype(np.float32),
+            is_cut=generator.random(t) < 0.5,
+            is_walking=generator.random(t) < 0.5,
+        ),
+        left_out=((6, "hidden"), (8, "small mask")),
+        track_person_score=0.97,
+        silhouettes_128=silhouettes[:t].repeat(2, axis=1).repeat(2, axis=2),
+        heatmap_windows_px=generator.uniform(0, 500, (t, 4)).astype(np.float32),
+        heatmaps_redrawn=generator.integers(0, 256, (t, 2, 64, 64), np.uint8),
+        rgb=cv2.resize(generator.integers(0, 256, (8, 8, 3 * t), np.uint8), (128, 128))
         .reshape(128, 128, t, 3)
         .transpose(2, 0, 1, 3)
         .copy(),
-        person_score=generator.random(t, np.float32),
-        joint_score=generator.random(t, np.float32),
-        mask_area_ratio=generator.random(t, np.float32),
+        rgb_masks=silhouettes[:t].repeat(2, axis=1).repeat(2, axis=2),
+        rgb_windows_px=np.tile(np.array([10, 20, 60, 120], np.float32), (t, 1)),
+        joints=generator.uniform(0, 500, (t, 17, 3)).astype(np.float32),
     )
 
 

@@ -36,9 +36,11 @@ def build(
     (kind,) = {sequence.kind for sequence in sequences}
     part = Part("part-a", kind, tuple(look_up(sequences, source_root)))
     batch = pa.table({"part": [part.to_json()]})
-    said: dict[str, object] = {"height_px": 64, "width_px": 64}
+    said: dict[str, object] = {"modalities": ["silhouettes"]}
     if kind == "video":
-        said = VideoSettings(detector="motion", mask="background", **settings).to_dict()
+        without_weights = {"detector": "motion", "mask": "background", "pose": "none"}
+        modalities = ("silhouettes", "rgb")
+        said = VideoSettings(**without_weights, modalities=modalities, **settings).to_dict()
         batch = Finder(str(source_root), str(root), said)(batch)
     (result,) = Builder(str(source_root), str(root), kind, said)(batch).to_pylist()
     assert result["failure"] is None

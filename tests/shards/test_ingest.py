@@ -25,7 +25,9 @@ from raygait.shards.verify import verify
 from raygait.video.settings import VideoSettings
 
 _JOB = Path(__file__).parents[2] / "jobs" / "preprocess.py"
-_NO_WEIGHTS = VideoSettings(detector="motion", mask="background")
+_NO_WEIGHTS = VideoSettings(
+    detector="motion", mask="background", pose="none", modalities=("silhouettes", "rgb")
+)
 
 
 @pytest.fixture(scope="module")

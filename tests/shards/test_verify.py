@@ -54,7 +54,7 @@ def test_a_sequence_in_two_parts_is_found(root: Path, row: Row) -> None:
         (lambda _: {"num_frames": 19}, "silhouettes has 20 frames, num_frames says 19"),
         (lambda _: {"height_px": 32}, "height_px and width_px say (32, 64)"),
         (lambda row: {"silhouettes": row["silhouettes"][:-1]}, "the table says"),
-        (lambda row: {"crops": row["heatmaps"]}, "crops: starts with b'RGHm'"),
+        (lambda row: {"rgb": row["heatmaps"]}, "crops: starts with b'RGHm'"),
         (lambda _: {"boxes_px": [0.0] * 79}, "boxes_px has 79 values for 20 frames"),
         (lambda _: {"heatmap_scale": None}, "must be there together"),
     ],

@@ -22,16 +22,18 @@ from raygait.shards.verify import verify
 from raygait.shards.workers import Builder, Finder
 from raygait.video.extraction import ExtractedSequence, RejectedTrack
 from raygait.video.mask_folders import read_silhouettes
-from raygait.video.settings import VideoSettings
+from raygait.video.settings import Modality, VideoSettings
 
-_NO_WEIGHTS = VideoSettings(detector="motion", mask="background").to_dict()
+_NO_WEIGHTS = VideoSettings(
+    detector="motion", mask="background", pose="none", modalities=("silhouettes", "rgb")
+).to_dict()
 
 
 def _build(sequences: list[GaitSequence], source_root: Path, root: Path) -> PartSummary:
     (kind,) = {sequence.kind for sequence in sequences}
     part = Part("part-a", kind, tuple(look_up(sequences, source_root)))
     batch = pa.table({"part": [part.to_json()]})
-    settings = _NO_WEIGHTS if kind == "video" else {"height_px": 64}
+    settings = _NO_WEIGHTS if kind == "video" else {"modalities": ["silhouettes"]}
     if kind == "video":
         batch = Finder(str(source_root), str(root), settings)(batch)
     (text,) = Builder(str(source_root), str(root), kind, settings)(batch)["summary"].to_pylist()
@@ -102,7 +104,7 @@ def test_provenance_names_the_files_that_the_settings_use() -> None:
     }
     assert len(settings.asset_names()) == 2
     assert workers.asset_digests("video", _NO_WEIGHTS) == {}
-    assert workers.asset_digests("silhouettes", {"height_px": 64}) == {}
+    assert workers.asset_digests("silhouettes", {"modalities": ["silhouettes"]}) == {}
 
 
 def test_a_folder_whose_name_is_not_utf8_becomes_a_reject_and_the_rest_rows(
@@ -145,7 +147,7 @@ def _build_planned(
     """Build masks as planned, with something done between plan and work."""
     part = Part("part-a", "silhouettes", tuple(look_up(sequences, source_root)))
     meanwhile()
-    build = Builder(str(source_root), str(root), "silhouettes", {"height_px": 64})
+    build = Builder(str(source_root), str(root), "silhouettes", {"modalities": ["silhouettes"]})
     (result,) = build(pa.table({"part": [part.to_json()]})).to_pylist()
     assert result["failure"] is None
     reader.Manifest({}, {}, ("part-a",)).write(root)
@@ -181,13 +183,15 @@ def test_a_source_that_changes_while_it_is_read_becomes_a_reject_and_the_others_
     before_ns = touched.stat().st_mtime_ns
     calls: list[Path] = []
 
-    def read_while_somebody_writes(folder: Path) -> ExtractedSequence:
+    def read_while_somebody_writes(
+        folder: Path, modalities: tuple[Modality, ...]
+    ) -> ExtractedSequence:
         calls.append(folder)
         if len(calls) == 2:
             os.utime(touched, ns=(0, 1))
         if len(calls) == 3 and restored:
             os.utime(touched, ns=(0, before_ns))
-        return read_silhouettes(folder)
+        return read_silhouettes(folder, modalities)
 
     monkeypatch.setattr(workers, "read_silhouettes", read_while_somebody_writes)
     summary = _build_planned(sequences, tmp_path / "in", tmp_path / "out", lambda: None)
@@ -231,7 +235,7 @@ def test_an_unlabelled_clip_gives_a_row_for_each_person(
     rows = reader.read_rows(tmp_path / "out").to_pylist()
     assert {row["sequence_id"] for row in rows} == {"clips/walk.mp4#1", "clips/walk.mp4#2"}
     assert all(row["fps"] == 25 for row in rows)
-    assert all(row["crops"] is not None and row["heatmaps"] is None for row in rows)
+    assert all(row["rgb"] is not None and row["heatmaps"] is None for row in rows)
     assert verify(tmp_path / "out") == []
 
 
@@ -282,7 +286,7 @@ def test_what_is_no_fault_of_a_source_fails_the_part_and_leaves_nothing(
     root = tmp_path / "out"
     writer.shard_path(root, "part-a").mkdir(parents=True)  # the name is taken: the rename fails
     part = Part("part-a", "silhouettes", tuple(look_up(sequences, tmp_path / "in")))
-    build = Builder(str(tmp_path / "in"), str(root), "silhouettes", {})
+    build = Builder(str(tmp_path / "in"), str(root), "silhouettes", {"modalities": []})
     (result,) = build(pa.table({"part": [part.to_json()]})).to_pylist()
     assert result["summary"] is None
     assert result["failure"].startswith("IsADirectoryError: ")

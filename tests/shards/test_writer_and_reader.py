@@ -56,12 +56,12 @@ def test_a_row_comes_back_as_it_was_given(tmp_path: Path, row: Row) -> None:
 
 
 def test_unknown_values_stay_unknown(tmp_path: Path, row: Row) -> None:
-    unknown = {**row, "heatmaps": None, "heatmap_scale": None, "crops": None, "fps": math.nan}
+    unknown = {**row, "heatmaps": None, "heatmap_scale": None, "rgb": None, "fps": math.nan}
     _write(tmp_path, [unknown])
     (found,) = reader.read_rows(tmp_path).to_pylist()
     assert found["heatmaps"] is None
     assert found["heatmap_scale"] is None
-    assert found["crops"] is None
+    assert found["rgb"] is None
     assert math.isnan(found["fps"])
 
 
@@ -314,7 +314,7 @@ def test_columns_that_are_not_the_formats_are_named(root: Path, change, message:
         reader.read_shard(path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format_version": 1}', "\xff"], ids=repr)
+@pytest.mark.parametrize("text", ["", "[]", '{"format_version": 2}', "\xff"], ids=repr)
 def test_a_damaged_sidecar_or_manifest_is_refused(root: Path, text: str) -> None:
     (root / "part-a.json").write_text(text, encoding="latin-1")
     with pytest.raises(CorruptShard, match=r"part-a\.json"):

@@ -527,7 +527,9 @@ def upright_walk(walker_clip: Path) -> tuple[list[np.ndarray], ExtractedSequence
 def the_walker(path: Path, *, first: int = 0, last: int = 39) -> ExtractedSequence:
     settings = VideoSettings(min_frames=15)
     sequences, _ = PeopleDescriber(settings)(path, PeopleFinder(settings)(path))
-    (walker,) = [s for s in sequences if s.frame_indices[0] <= last and len(s.frame_indices) > 30]
+    near = [s for s in sequences if s.frame_indices[0] <= last and len(s.frame_indices) > 30]
+    # A man on a roof behind her is found too, half as tall.
+    walker = max(near, key=lambda sequence: float(np.median(sequence.quality.mask_height_px)))
     is_asked = (walker.frame_indices >= first) & (walker.frame_indices <= last)
     return dataclasses.replace(
         walker,

@@ -1,9 +1,11 @@
 import csv
+import dataclasses
 import json
 import pickle
 import struct
 import zlib
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -14,12 +16,22 @@ from raygait.assets import ASSETS, asset
 from raygait.errors import EmptySilhouette, FrameSizeRefused, NoPerson, NotAMask, Undecodable
 from raygait.video import extraction
 from raygait.video.alignment import align
-from raygait.video.extraction import ExtractedSequence, PeopleDescriber, RejectedTrack
+from raygait.video.decode import open_video
+from raygait.video.extraction import ExtractedSequence, FrameQuality, PeopleDescriber, RejectedTrack
 from raygait.video.finding import PeopleFinder
 from raygait.video.mask_folders import read_silhouettes
-from raygait.video.settings import VideoSettings
+from raygait.video.pose import Window
+from raygait.video.redraw import redraw
+from raygait.video.settings import Modality, VideoSettings
 from raygait.video.tracking import Track
 
+WITHOUT_NETWORKS = {
+    "detector": "motion",
+    "mask": "background",
+    "pose": "none",
+    "modalities": ("silhouettes", "rgb"),
+}
+QUALITY = [field.name for field in dataclasses.fields(FrameQuality)]
 VERDICTS = Path(__file__).with_name("vtest_verdicts.csv")
 
 
@@ -32,7 +44,8 @@ def extract(
 @pytest.fixture(scope="module")
 def walk(walker_clip: Path) -> tuple[list[Track], list[ExtractedSequence], list[RejectedTrack]]:
     settings = VideoSettings()
-    tracks = PeopleFinder(settings)(walker_clip)
+    # A man on a roof behind her is found too, and is no concern of these tests.
+    tracks = [max(PeopleFinder(settings)(walker_clip), key=len)]
     return tracks, *PeopleDescriber(settings)(walker_clip, tracks)
 
 
@@ -61,8 +74,8 @@ def test_the_sports2d_walker_is_one_long_clean_sequence() -> None:
 
 
 def assert_is_a_good_walk(walker: ExtractedSequence) -> None:
-    assert np.median(walker.person_score) > 0.95
-    assert np.median(walker.joint_score) > 0.7
+    assert np.median(walker.quality.person_score) > 0.95
+    assert np.median(walker.quality.joint_score) > 0.7
     widths = (walker.silhouettes > 127).any(axis=1).sum(axis=1)
     assert widths.min() >= 10
     assert 25 <= widths.max() <= 50  # legs together, legs apart
@@ -84,14 +97,17 @@ def test_a_sequence_keeps_the_stated_shapes_and_types(walk) -> None:
         assert seq.silhouettes.shape == (num_frames, 64, 64)
         assert seq.heatmaps is not None
         assert seq.heatmaps.shape == (num_frames, 17, 64, 48)
-        assert seq.crops is not None
-        assert seq.crops.shape == (num_frames, 128, 128, 3)
-        for images in (seq.silhouettes, seq.heatmaps, seq.crops):
+        assert seq.rgb is not None
+        assert seq.rgb.shape == (num_frames, 128, 128, 3)
+        for images in (seq.silhouettes, seq.heatmaps, seq.rgb):
             assert images.dtype == np.uint8
         assert seq.frame_indices.dtype == np.int32
         assert (np.diff(seq.frame_indices) > 0).all()
         assert seq.boxes_px.shape == (num_frames, 4)
-        for measure in (seq.boxes_px, seq.person_score, seq.joint_score, seq.mask_area_ratio):
+        quality = [getattr(seq.quality, name) for name in QUALITY]
+        numbers = [values for values in quality if values.dtype != bool]
+        assert len(quality) - len(numbers) == 2
+        for measure in (seq.boxes_px, *numbers):
             assert measure.dtype == np.float32
             assert np.isfinite(measure).all()
         assert seq.silhouettes.any(axis=(1, 2)).all()
@@ -118,7 +134,7 @@ def test_a_second_run_gives_the_same_bytes(walk, walker_clip: Path) -> None:
     np.testing.assert_array_equal(first.frame_indices, second.frame_indices)
     np.testing.assert_array_equal(first.silhouettes, second.silhouettes)
     np.testing.assert_array_equal(first.heatmaps, second.heatmaps)
-    np.testing.assert_array_equal(first.crops, second.crops)
+    np.testing.assert_array_equal(first.rgb, second.rgb)
 
 
 def test_frames_with_hidden_joints_are_left_out(walk, walker_clip: Path) -> None:
@@ -136,7 +152,7 @@ def test_people_of_a_street_scene_become_sequences(vtest_start: Path) -> None:
     sequences, rejects = extract(vtest_start, settings)
     assert len(sequences) >= 3
     for seq in sequences:
-        assert np.median(seq.person_score) > 0.9
+        assert np.median(seq.quality.person_score) > 0.9
         assert 60 < np.median(seq.boxes_px[:, 3] - seq.boxes_px[:, 1]) < 130
     # The sign that stands in the middle is found too, and told from a person.
     assert {reject.reason for reject in rejects} & {"not-a-person", "low-track", "short-track"}
@@ -217,13 +233,13 @@ def test_a_track_that_is_no_sequence_is_rejected_with_a_reason(
 
 
 def test_masks_without_a_network_come_from_the_background(write_clip, moving_block_images) -> None:
-    settings = VideoSettings(detector="motion", mask="background", min_frames=10)
+    settings = VideoSettings(**WITHOUT_NETWORKS, min_frames=10)
     sequences, rejects = extract(write_clip("block.mp4", moving_block_images), settings)
     (seq,) = sequences
     assert rejects == []
     assert seq.heatmaps is None
-    assert np.isnan(seq.person_score).all()
-    assert np.isnan(seq.joint_score).all()
+    assert np.isnan(seq.quality.person_score).all()
+    assert np.isnan(seq.quality.joint_score).all()
     block = seq.silhouettes[len(seq.silhouettes) // 2] > 127
     assert abs(block.any(axis=0).sum() - 64 * 40 / 100) <= 4
 
@@ -231,7 +247,7 @@ def test_masks_without_a_network_come_from_the_background(write_clip, moving_blo
 def test_a_track_without_usable_masks_is_rejected_and_says_why(
     write_clip, moving_block_images
 ) -> None:
-    settings = VideoSettings(mask="background")
+    settings = VideoSettings(**WITHOUT_NETWORKS)
     path = write_clip("still.mp4", [moving_block_images[0]] * 30)
     sequences, rejects = PeopleDescriber(settings)(path, [standing_still(4, 30)])
     assert sequences == []
@@ -242,7 +258,7 @@ def test_a_track_without_usable_masks_is_rejected_and_says_why(
 
 
 def test_two_tracks_on_one_person_do_not_both_keep_them(write_clip, moving_block_images) -> None:
-    settings = VideoSettings(detector="motion", mask="background", min_frames=10)
+    settings = VideoSettings(**WITHOUT_NETWORKS, min_frames=10)
     path = write_clip("block.mp4", moving_block_images)
     (track,) = PeopleFinder(settings)(path)
     shadow = Track(2, track.frame_indices, track.boxes_px + np.float32(6), track.scores)
@@ -257,14 +273,22 @@ def sight_of(box_px: tuple[float, float, float, float], *, off_px: float) -> ext
     return extraction._Sight(
         frame_index=0,
         box_px=mask_box_px + np.float32(off_px),
+        square=Window.square_around(mask_box_px),
         mask_box_px=mask_box_px,
         silhouette=np.zeros((64, 64), np.uint8),
+        silhouette_128=None,
         heatmaps=None,
-        crop=None,
+        window=None,
+        rgb=None,
+        rgb_mask=None,
         clothes=np.zeros((4, 3), np.float32),
         person_score=1.0,
         joint_score=1.0,
         mask_area_ratio=0.1,
+        mask_height_px=100.0,
+        largest_part_ratio=1.0,
+        sharpness=9.0,
+        is_cut=False,
     )
 
 
@@ -288,7 +312,7 @@ def damage(path: Path) -> Path:
 def test_a_damaged_clip_gives_its_good_frames_and_says_what_is_lost(
     write_clip, moving_block_images
 ) -> None:
-    settings = VideoSettings(detector="motion", mask="background", min_frames=8)
+    settings = VideoSettings(**WITHOUT_NETWORKS, min_frames=8)
     path = damage(write_clip("block.avi", moving_block_images))
     sequences, rejects = extract(path, settings)
     assert len(sequences) == 1
@@ -299,7 +323,7 @@ def test_a_damaged_clip_gives_its_good_frames_and_says_what_is_lost(
 
 def test_damage_is_told_when_no_track_is_left_or_begins(write_clip, moving_block_images) -> None:
     path = damage(write_clip("still.avi", [moving_block_images[0]] * 20 + moving_block_images))
-    describer = PeopleDescriber(VideoSettings(mask="background"))
+    describer = PeopleDescriber(VideoSettings(**WITHOUT_NETWORKS))
     for tracks in ([], [standing_still(1, 5)], [standing_still(1, 20)]):
         _, rejects = describer(path, tracks)
         assert [reject.reason for reject in rejects if reject.track == -1] == ["damaged"]
@@ -313,7 +337,7 @@ def test_a_long_track_is_cut_into_sequences_that_bound_memory(
     write_clip, moving_block_images
 ) -> None:
     path = write_clip("block.mp4", moving_block_images)
-    settings = VideoSettings(detector="motion", mask="background", min_frames=5)
+    settings = VideoSettings(**WITHOUT_NETWORKS, min_frames=5)
     tracks = PeopleFinder(settings)(path)
     (whole,), _ = PeopleDescriber(settings)(path, tracks)
     cut = settings.model_copy(update={"max_frames": 11})
@@ -334,7 +358,7 @@ def test_the_end_of_a_cut_track_that_is_too_short_is_a_reject(
     write_clip, moving_block_images
 ) -> None:
     path = write_clip("block.mp4", moving_block_images)
-    settings = VideoSettings(detector="motion", mask="background", min_frames=5)
+    settings = VideoSettings(**WITHOUT_NETWORKS, min_frames=5)
     tracks = PeopleFinder(settings)(path)
     (whole,), _ = PeopleDescriber(settings)(path, tracks)
     cut = settings.model_copy(update={"max_frames": len(whole.frame_indices) - 2})
@@ -364,7 +388,7 @@ def test_auto_is_resolved_to_the_detector_that_can_be_had(
 ) -> None:
     assert VideoSettings().resolved().detector == "ssd"
     assert VideoSettings().asset_names() == ("ssd-mobilenetv2-oidv4", "blazepose-landmark-full")
-    assert VideoSettings(detector="motion", mask="background").asset_names() == ()
+    assert VideoSettings(**WITHOUT_NETWORKS).asset_names() == ()
     assert set(VideoSettings(detector="blazepose").asset_names()) <= set(ASSETS)
 
 
@@ -388,10 +412,10 @@ def test_a_folder_of_masks_is_read_in_order_of_name_and_aligned(tmp_path: Path) 
     for name, aligned in zip(sorted(masks), seq.silhouettes, strict=True):
         np.testing.assert_array_equal(aligned, align(masks[name]))
     assert seq.track == 0
-    assert seq.heatmaps is seq.crops is None
+    assert seq.heatmaps is seq.rgb is None
     assert np.isnan(seq.fps)
     assert np.isnan(seq.boxes_px).all()
-    assert seq.mask_area_ratio[0] == pytest.approx(np.pi * 25 * 90 / (240 * 320), rel=0.05)
+    assert seq.quality.mask_area_ratio[0] == pytest.approx(np.pi * 25 * 90 / (240 * 320), rel=0.05)
 
 
 def test_empty_masks_are_left_out_and_frame_indices_tell(tmp_path: Path) -> None:
@@ -541,3 +565,153 @@ def test_the_tracks_of_vtest_are_the_ones_that_were_looked_at(vtest_clip: Path) 
     assert sum(count >= 40 for _, _, count in seen) >= 20
     assert {v["person"] for v in verdicts} == {"yes"}
     assert {v["mask"] for v in verdicts} <= {"good", "fair", "bad"}
+
+
+EVERY_MODALITY = get_args(Modality)
+
+
+@pytest.fixture(scope="module")
+def rich_walk(walk, walker_clip: Path) -> ExtractedSequence:
+    """The walker with everything that can be kept."""
+    tracks, _, _ = walk
+    settings = VideoSettings(modalities=EVERY_MODALITY)
+    (walker,), _ = PeopleDescriber(settings)(walker_clip, tracks)
+    return walker
+
+
+def iou_within_a_pixel(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two silhouettes whose centre column may be rounded otherwise."""
+    shifted = [np.roll(a, shift, axis=1) > 127 for shift in (-1, 0, 1)]
+    return max((one & (b > 127)).sum() / (one | (b > 127)).sum() for one in shifted)
+
+
+def test_every_modality_comes_in_one_pass_and_shows_the_same_person(walk, rich_walk) -> None:
+    _, (plain,), _ = walk
+    t = len(plain.frame_indices)
+    np.testing.assert_array_equal(rich_walk.silhouettes, plain.silhouettes)
+    np.testing.assert_array_equal(rich_walk.heatmaps, plain.heatmaps)
+    np.testing.assert_array_equal(rich_walk.rgb, plain.rgb)
+    np.testing.assert_array_equal(rich_walk.joints, plain.joints)
+    assert plain.silhouettes_128 is plain.heatmaps_redrawn is None
+    assert rich_walk.silhouettes_128.shape == (t, 128, 128)
+    halved = rich_walk.silhouettes_128.reshape(t, 64, 2, 64, 2).mean(axis=(2, 4))
+    for small, silhouette in zip(halved, plain.silhouettes, strict=True):
+        assert iou_within_a_pixel(small, silhouette) > 0.85
+    assert rich_walk.heatmaps_redrawn.shape == (t, 2, 64, 64)
+    np.testing.assert_array_equal(rich_walk.heatmaps_redrawn, redraw(rich_walk.joints))
+
+
+def test_the_mask_of_an_rgb_crop_is_the_silhouette_once_its_ratio_is_restored(rich_walk) -> None:
+    ratios = rich_walk.rgb_ratio()
+    for frame in range(0, len(ratios), 8):
+        mask = rich_walk.rgb_masks[frame]
+        assert set(np.unique(mask)) == {0, 255}
+        wide = cv2.resize(mask, (max(1, round(256 * ratios[frame])), 256))
+        # Grey rows would count as the person's.
+        restored = align(np.where(wide > 127, np.uint8(255), np.uint8(0)))
+        assert iou_within_a_pixel(restored, rich_walk.silhouettes[frame]) > 0.85
+        # The window holds the whole person and a margin.
+        assert mask[1:-1, 1:-1].sum() == mask.sum()
+
+
+def test_the_rgb_crop_is_the_frame_seen_through_its_window(rich_walk, walker_clip: Path) -> None:
+    row = 20
+    with open_video(walker_clip) as video:
+        index = rich_walk.frame_indices[row]
+        image = next(frame.image for frame in video.frames() if frame.index == index)
+    x0, y0, x1, y1 = rich_walk.rgb_windows_px[row].astype(int)
+    assert 0 <= x0 < x1 <= image.shape[1]
+    assert 0 <= y0 < y1 <= image.shape[0]
+    cut = cv2.resize(image[y0:y1, x0:x1], (128, 128), interpolation=cv2.INTER_AREA)
+    assert np.abs(cut.astype(int) - rich_walk.rgb[row]).mean() < 3
+    box_px = rich_walk.boxes_px[row]
+    assert x0 <= box_px[0]
+    assert y0 <= box_px[1]
+    assert x1 >= box_px[2]
+    assert y1 >= box_px[3]
+
+
+def test_joints_lie_on_the_person_in_the_frame(rich_walk) -> None:
+    windows = rich_walk.rgb_windows_px
+    for frame in range(0, len(windows), 8):
+        x0, y0, x1, y1 = windows[frame]
+        for x, y, score in rich_walk.joints[frame, [5, 6, 11, 12, 13, 14]]:
+            assert 0 <= score <= 1
+            column = int((x + 0.5 - x0) / (x1 - x0) * 128)
+            row = int((y + 0.5 - y0) / (y1 - y0) * 128)
+            around = rich_walk.rgb_masks[frame, row - 4 : row + 5, column - 6 : column + 7]
+            assert around.any()
+
+
+def test_what_is_left_out_of_a_track_is_kept_with_its_reason(walk, walker_clip: Path) -> None:
+    tracks, (plain,), _ = walk
+    joint_scores = np.sort(plain.quality.joint_score)
+    settings = VideoSettings(min_joint_score=float(joint_scores[len(joint_scores) // 4]))
+    (walker,), _ = PeopleDescriber(settings)(walker_clip, tracks)
+    track = next(track for track in tracks if track.number == walker.track)
+    left_out = [index for index, _ in walker.left_out]
+    assert left_out == sorted(left_out)
+    assert sorted([*left_out, *walker.frame_indices]) == track.frame_indices.tolist()
+    assert sum(reason == "hidden" for _, reason in walker.left_out) >= len(joint_scores) // 8
+
+
+def test_people_cut_by_the_border_are_left_out_or_kept_and_marked(
+    write_clip, moving_block_images
+) -> None:
+    images = [image[:, :140] for image in moving_block_images]  # the block leaves to the right
+    path = write_clip("block.mp4", images)
+    settings = VideoSettings(**WITHOUT_NETWORKS, min_frames=10)
+    tracks = PeopleFinder(settings)(path)
+    (whole,), _ = PeopleDescriber(settings)(path, tracks)
+    assert not whole.quality.is_cut.any()
+    assert "cut by the border" in {reason for _, reason in whole.left_out}
+    keep = settings.model_copy(update={"keep_cut": True})
+    (kept,), _ = PeopleDescriber(keep)(path, tracks)
+    assert len(kept.frame_indices) > len(whole.frame_indices)
+    assert kept.quality.is_cut.any()
+    np.testing.assert_array_equal(kept.silhouettes[~kept.quality.is_cut], whole.silhouettes)
+
+
+def test_blurred_frames_are_left_out_when_asked(walk, walker_clip: Path) -> None:
+    tracks, (plain,), _ = walk
+    limit = float(np.median(plain.quality.sharpness))
+    (walker,), _ = PeopleDescriber(VideoSettings(min_sharpness=limit))(walker_clip, tracks)
+    np.testing.assert_array_equal(
+        walker.frame_indices, plain.frame_indices[plain.quality.sharpness >= limit]
+    )
+    assert "blurred" in {reason for _, reason in walker.left_out}
+
+
+def test_the_height_of_the_mask_is_that_of_the_person_in_the_frame(rich_walk) -> None:
+    boxes_px = rich_walk.boxes_px
+    ratio = rich_walk.quality.mask_height_px / (boxes_px[:, 3] - boxes_px[:, 1])
+    assert 0.85 < np.median(ratio) < 1.1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pose": "none"}, "heatmaps, joints come from a pose network"),
+        ({"detector": "onnx"}, "detector is onnx, and detector_onnx names no file"),
+        ({"mask_onnx": "net.onnx"}, "mask_onnx names a file, and mask is blazepose"),
+        ({"modalities": ("depth",)}, "Input should be"),
+    ],
+    ids=["no pose network", "no file", "a file for nothing", "unknown modality"],
+)
+def test_settings_that_contradict_each_other_are_errors(fields, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        VideoSettings(**fields)
+
+
+def test_silhouettes_are_always_kept_and_modalities_have_one_order() -> None:
+    settings = VideoSettings(modalities=("rgb", "heatmaps", "rgb"))
+    assert settings.modalities == ("silhouettes", "heatmaps", "rgb")
+
+
+def test_masks_of_a_folder_can_be_aligned_at_twice_the_size(tmp_path: Path) -> None:
+    folder = write_masks(tmp_path / "090", {"001.png": person_mask()})
+    seq = read_silhouettes(folder, ("silhouettes", "silhouettes_128"))
+    np.testing.assert_array_equal(seq.silhouettes_128, [align(person_mask(), size_px=128)])
+    assert seq.quality.mask_height_px[0] == 181
+    assert seq.quality.largest_part_ratio[0] == 1
+    assert not seq.quality.is_cut[0]

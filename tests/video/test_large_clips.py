@@ -15,7 +15,7 @@ import pytest
 
 from raygait.errors import FrameSizeRefused
 from raygait.video.decode import open_video
-from raygait.video.pose import Square
+from raygait.video.pose import Window
 from raygait.video.segmentation import BackgroundMasks
 
 _MEASURE = """
@@ -54,7 +54,16 @@ for path in paths:
 
 def measure(what: str, *paths: Path, **fields: object) -> list[dict[str, float]]:
     """What came of each clip in one process that decodes, finds or describes; peaks in MiB."""
-    options = json.dumps({"detector": "motion", "mask": "background", "min_frames": 8} | fields)
+    options = json.dumps(
+        {
+            "detector": "motion",
+            "mask": "background",
+            "pose": "none",
+            "modalities": ["silhouettes", "rgb"],
+            "min_frames": 8,
+        }
+        | fields
+    )
     command = [sys.executable, "-c", _MEASURE, what, options, *map(str, paths)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
@@ -119,7 +128,7 @@ def test_people_of_a_large_clip_take_bounded_memory(
             for frame, _ in zip(video.frames(), range(24), strict=False)
         )
         path = write(tmp_path / "large.mp4", images, codec="libx264")
-    (said,) = measure("describe", path, detector="ssd", mask="blazepose")
+    (said,) = measure("describe", path, detector="ssd", mask="blazepose", pose="blazepose")
     assert said["num_sequences"] >= 1
     assert said["peak_mb"] < limit_mb
 
@@ -130,7 +139,7 @@ def test_a_mask_that_was_made_at_a_smaller_size_lies_on_the_person(tmp_path: Pat
     for image in images:
         masks.advance(image)
     # At frame 25 the block's columns are 1260 to 1620, its rows 720 to 1620.
-    square = Square(941, 671, 1001)
+    square = Window(941, 671, 1001, 1001)
     mask = masks.mask(square)
     assert mask.shape == (256, 256)
     scale = 1001 / 256

@@ -1,7 +1,16 @@
+import cv2
 import numpy as np
 import pytest
 
-from raygait.video.pose import CROP_PX, PoseNetwork, Square
+from raygait.video.pose import (
+    CROP_PX,
+    PoseNetwork,
+    Window,
+    heatmap_box_px,
+    joints_of,
+    mean_joint_score,
+    to_frame_px,
+)
 
 WALKER_BOX_PX = np.array([1315, 535, 1515, 940], np.float32)
 
@@ -13,12 +22,12 @@ def network() -> PoseNetwork:
 
 @pytest.fixture(scope="module")
 def pose(network: PoseNetwork, sports2d_frame):
-    return network(Square.around(WALKER_BOX_PX).cut(sports2d_frame, CROP_PX))
+    return network(Window.square_around(WALKER_BOX_PX).cut(sports2d_frame, CROP_PX))
 
 
 def test_a_walker_is_a_person_with_joints(pose) -> None:
     assert pose.person_score > 0.9
-    assert pose.joint_score > 0.6
+    assert mean_joint_score(pose.heatmaps) > 0.6
 
 
 def test_the_mask_covers_the_walker_and_not_the_lawn(pose) -> None:
@@ -57,32 +66,92 @@ def test_things_are_not_people(network: PoseNetwork, sports2d_frame, kind: str) 
 
 
 def test_a_square_has_the_centre_of_the_box_and_five_quarters_of_its_height() -> None:
-    square = Square.around(np.array([100, 200, 140, 300], np.float32))
-    assert square.side_px == 125
-    assert square.left_px + square.side_px / 2 == pytest.approx(120, abs=0.5)
-    assert square.top_px + square.side_px / 2 == pytest.approx(250, abs=0.5)
+    square = Window.square_around(np.array([100, 200, 140, 300], np.float32))
+    assert square.width_px == 125
+    assert square.left_px + square.width_px / 2 == pytest.approx(120, abs=0.5)
+    assert square.top_px + square.width_px / 2 == pytest.approx(250, abs=0.5)
 
 
 @pytest.mark.parametrize(
     "square",
     [
-        Square(10, 10, 20),
-        Square(-8, 5, 20),
-        Square(90, 70, 30),
-        Square(-10, -10, 200),
-        Square(500, 500, 16),
-        Square(-60, 20, 16),
+        Window(10, 10, 20, 20),
+        Window(-8, 5, 20, 20),
+        Window(90, 70, 30, 30),
+        Window(-10, -10, 200, 200),
+        Window(500, 500, 16, 16),
+        Window(-60, 20, 16, 16),
     ],
     ids=["inside", "over the left", "over a corner", "round all of it", "beyond", "left of it"],
 )
-def test_outside_the_frame_a_cut_repeats_the_nearest_pixel(square: Square) -> None:
+def test_outside_the_frame_a_cut_repeats_the_nearest_pixel(square: Window) -> None:
     image = np.random.default_rng(0).integers(0, 255, (80, 100, 3), np.uint8)
-    rows = np.clip(np.arange(square.top_px, square.top_px + square.side_px), 0, 79)
-    columns = np.clip(np.arange(square.left_px, square.left_px + square.side_px), 0, 99)
-    cut = square.cut(image, square.side_px)
+    rows = np.clip(np.arange(square.top_px, square.top_px + square.width_px), 0, 79)
+    columns = np.clip(np.arange(square.left_px, square.left_px + square.width_px), 0, 99)
+    cut = square.cut(image, square.width_px)
     np.testing.assert_array_equal(cut, image[rows][:, columns])
 
 
 def test_boxes_go_back_to_the_source_frame() -> None:
-    box_px = Square(-10, 20, 100).to_frame((0.0, 0.25, 0.5, 1.0))
+    box_px = Window(-10, 20, 100, 100).to_frame((0.0, 0.25, 0.5, 1.0))
     np.testing.assert_array_equal(box_px, [-10, 45, 40, 120])
+
+
+def gaussian_map(x: float, y: float, *, peak: float = 0.9, sigma: float = 2.0) -> np.ndarray:
+    rows, columns = np.mgrid[:64, :48]
+    distance = (columns - x) ** 2 + (rows - y) ** 2
+    return np.rint(255 * peak * np.exp(-distance / (2 * sigma**2))).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [(20.0, 30.0), (20.3, 29.7), (20.5, 30.5), (0.0, 63.0), (46.4, 1.3)],
+    ids=["on a cell", "between", "half way", "in a corner", "near another"],
+)
+def test_a_joint_is_found_to_a_tenth_of_a_cell(x: float, y: float) -> None:
+    joints = joints_of(np.stack([gaussian_map(x, y)] * 17))
+    np.testing.assert_allclose(joints[:, :2], np.tile([x, y], (17, 1)), atol=0.1)
+    np.testing.assert_allclose(joints[:, 2], 0.9, atol=0.07)
+
+
+def test_an_empty_map_has_a_joint_of_score_zero() -> None:
+    joints = joints_of(np.zeros((17, 64, 48), np.uint8))
+    assert (joints[:, 2] == 0).all()
+    assert np.isfinite(joints).all()
+
+
+def test_a_cell_is_the_fourth_pixel_of_the_crop_that_the_network_saw() -> None:
+    square = Window(100, 50, 512, 512)  # two frame pixels a crop pixel
+    placed = to_frame_px(np.array([[0, 0, 1], [24, 32, 1]], np.float32), square)
+    # Column 0 of the maps is column 32 of the crop; its centre, 32.5, is 65 px into the square.
+    np.testing.assert_allclose(placed[:, :2], [[164.5, 50.5], [356.5, 306.5]])
+
+
+def test_heatmaps_cover_the_middle_three_quarters_of_the_square() -> None:
+    np.testing.assert_array_equal(heatmap_box_px(Window(10, 20, 80, 80)), [20, 20, 80, 100])
+
+
+def test_a_window_of_any_shape_is_made_a_square() -> None:
+    image = np.zeros((100, 100, 3), np.uint8)
+    image[20:80, 40:60] = 255
+    cut = Window(30, 10, 40, 80).cut(image, 128)
+    rows, columns = np.nonzero(cut[..., 0] > 127)
+    assert (rows.min(), rows.max() + 1) == (16, 112)
+    assert (columns.min(), columns.max() + 1) == (32, 96)
+
+
+@pytest.mark.parametrize("size", [64, 256], ids=["from a coarse mask", "from a fine mask"])
+def test_a_part_of_a_mask_lies_where_the_same_part_of_the_image_does(size: int) -> None:
+    image = np.zeros((240, 320, 3), np.uint8)
+    cv2.ellipse(image, (150, 120), (25, 70), 10, 0, 360, (255, 255, 255), -1)
+    square, window = Window(60, 30, 180, 180), Window(110, 40, 81, 160)
+    part = window.part_of(square, square.cut(image, size)[..., 0] > 127, 128)
+    direct = window.cut(image, 128)[..., 0] > 127
+    assert (part & direct).sum() / (part | direct).sum() > (0.94 if size == 64 else 0.98)
+
+
+def test_outside_of_what_a_mask_covers_nobody_is() -> None:
+    full = np.ones((64, 64), bool)
+    part = Window(-50, 0, 100, 100).part_of(Window(0, 0, 100, 100), full, 128)
+    assert not part[:, :62].any()
+    assert part[2:-2, 66:].all()

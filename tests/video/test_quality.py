@@ -1,6 +1,7 @@
+import cv2
 import numpy as np
 
-from raygait.video.quality import largest_part
+from raygait.video.quality import largest_part, sharpness
 
 
 def test_the_largest_part_is_kept_and_measured() -> None:
@@ -40,3 +41,15 @@ def test_arms_may_reach_over_the_sides() -> None:
     mask[20:80, 40:60] = True
     mask[30:35] = True
     assert not largest_part(mask)[1].is_cut
+
+
+def test_a_blurred_person_is_less_sharp_and_what_is_behind_does_not_count() -> None:
+    rng = np.random.default_rng(0)
+    crop = rng.integers(0, 255, (128, 128, 3), np.uint8)
+    mask = np.zeros((128, 128), bool)
+    mask[20:110, 40:90] = True
+    blurred = cv2.GaussianBlur(crop, (0, 0), 2)
+    assert sharpness(blurred, mask) < 0.2 * sharpness(crop, mask)
+    behind = np.where(mask[..., None], blurred, crop)
+    assert sharpness(behind, mask) < 0.5 * sharpness(crop, mask)
+    assert sharpness(crop, np.zeros_like(mask)) == 0.0

@@ -2,7 +2,7 @@ import tracemalloc
 
 import numpy as np
 
-from raygait.video.pose import Square
+from raygait.video.pose import Window
 from raygait.video.quality import largest_part
 from raygait.video.segmentation import BackgroundMasks
 
@@ -13,7 +13,7 @@ def test_what_moves_is_the_mask(write_clip, moving_block_images) -> None:
     for image in moving_block_images[:31]:
         masks.advance(image)
     # At frame 30 the block's columns are 100 to 140, its rows 80 to 180.
-    mask, _ = largest_part(masks.mask(Square(57, 67, 126)))  # compression leaves specks
+    mask, _ = largest_part(masks.mask(Window(57, 67, 126, 126)))  # compression leaves specks
     rows, columns = np.nonzero(mask)
     scale = 126 / 256
     assert abs(67 + scale * rows.min() - 80) < 6
@@ -28,7 +28,7 @@ def test_somebody_there_from_the_start_leaves_no_ghost(write_clip, moving_block_
     masks = BackgroundMasks(write_clip("block.mp4", images))
     for image in images:
         masks.advance(image)
-    assert masks.mask(Square(0, 0, 240)).mean() < 0.01
+    assert masks.mask(Window(0, 0, 240, 240)).mean() < 0.01
 
 
 def test_learning_the_background_holds_few_images(write_clip) -> None:
