@@ -13,7 +13,7 @@ import numpy as np
 from raygait.figures import curves, ink, matrices, tables
 from raygait.figures.contact_sheets import Row, describe, kind_order, sequence_strip, walk_grid
 from raygait.figures.markup import Html, element, join, picture
-from raygait.figures.page_style import CSS
+from raygait.figures.page import Section, fact_list, whole_page
 from raygait.shards.writer import whole_file
 
 ABOUT = (
@@ -100,37 +100,8 @@ def write_report(path: Path, report: Report) -> None:
 def render(report: Report) -> str:
     """The page as text; `write_report` says the rest."""
     sections = [section for section in (make(report) for make in _SECTIONS) if section]
-    links = element("nav", *(element("a", s.title, href=f"#{s.key}") for s in sections))
-    body = element(
-        "body",
-        element("header", element("h1", report.title), _lead(report.about), _facts(report)),
-        links if sections else "",
-        element(
-            "main",
-            *(element("section", element("h2", s.title), s.content, id=s.key) for s in sections),
-        ),
-    )
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name_="viewport", content_="width=device-width, initial-scale=1"),
-        # The browser itself refuses whatever is not in this file.
-        element(
-            "meta",
-            http_equiv="Content-Security-Policy",
-            content_="default-src 'none'; img-src data:; style-src 'unsafe-inline'",
-        ),
-        element("title", report.title),
-        element("style", Html(CSS)),
-    )
-    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
-
-
-@dataclass(frozen=True)
-class _Section:
-    key: str
-    title: str
-    content: Html
+    header = [element("h1", report.title), _lead(report.about), _facts(report)]
+    return whole_page(report.title, header, sections)
 
 
 def _lead(text: str) -> Html:
@@ -158,18 +129,10 @@ def _facts(report: Report) -> Html:
             scale = f", chance {chance[condition]:.1f} %" if condition in chance else ""
             facts.append((f"{mean:.1f} %", f"rank-1 {condition}, {name}{scale}"))
             break
-    return (
-        element(
-            "dl",
-            *(element("div", element("dt", what), element("dd", value)) for value, what in facts),
-            class_="facts",
-        )
-        if facts
-        else Html("")
-    )
+    return fact_list(facts)
 
 
-def _tracks(report: Report) -> _Section | None:
+def _tracks(report: Report) -> Section | None:
     if not report.tracks:
         return None
     everyone = report.all_tracks or report.tracks
@@ -189,7 +152,7 @@ def _tracks(report: Report) -> _Section | None:
     listed = element(
         "details", element("summary", f"All {len(everyone)} tracks"), tables.track_list(everyone)
     )
-    return _Section(
+    return Section(
         "tracks",
         "Real people",
         join(about, element("div", *strips, class_="strips"), listed),
@@ -207,7 +170,7 @@ def _strip(row: Row) -> Html:
     )
 
 
-def _rejects(report: Report) -> _Section | None:
+def _rejects(report: Report) -> Section | None:
     if report.rejects is None:
         return None
     if not report.rejects:
@@ -224,10 +187,10 @@ def _rejects(report: Report) -> _Section | None:
                 "details", element("summary", "Each of them"), tables.reject_list(report.rejects)
             ),
         )
-    return _Section("rejects", "Rejects", content)
+    return Section("rejects", "Rejects", content)
 
 
-def _walkers(report: Report) -> _Section | None:
+def _walkers(report: Report) -> Section | None:
     grid = walk_grid(report.walkers)
     if not grid.subjects:
         return None
@@ -242,7 +205,7 @@ def _walkers(report: Report) -> _Section | None:
         ". A model should find a row together and the rows apart.",
     )
     strips = [_strip(row) for row in _in_time(report.walkers)]
-    return _Section(
+    return Section(
         "walkers",
         "Walkers",
         join(
@@ -263,7 +226,7 @@ def _in_time(walkers: Sequence[Row]) -> list[Row]:
     return sorted(shown, key=lambda row: kind_order(row["condition"]))
 
 
-def _training(report: Report) -> _Section | None:
+def _training(report: Report) -> Section | None:
     if not report.history and not report.recipe:
         return None
     parts: list[Html] = []
@@ -295,10 +258,10 @@ def _training(report: Report) -> _Section | None:
                 tables.key_values(recipe),
             )
         )
-    return _Section("training", "Training", join(*parts))
+    return Section("training", "Training", join(*parts))
 
 
-def _benchmark(report: Report) -> _Section | None:
+def _benchmark(report: Report) -> Section | None:
     evaluation = report.evaluation
     if evaluation is None:
         return None
@@ -318,10 +281,10 @@ def _benchmark(report: Report) -> _Section | None:
             "averaged silhouettes (GEI) as nearest neighbours, and a guess.",
         ),
     )
-    return _Section("benchmark", "Benchmark", join(about, tables.rank1_table(evaluation)))
+    return Section("benchmark", "Benchmark", join(about, tables.rank1_table(evaluation)))
 
 
-def _distances(report: Report) -> _Section | None:
+def _distances(report: Report) -> Section | None:
     if report.distances is None or not report.distances.labels:
         return None
     labels = report.distances.labels
@@ -335,10 +298,10 @@ def _distances(report: Report) -> _Section | None:
         "person should be darker than any two of different people.",
     )
     frame = element("figure", element("div", image, class_="scroll", tabindex=0), class_="matrix")
-    return _Section("distances", "Distances", join(about, frame))
+    return Section("distances", "Distances", join(about, frame))
 
 
-def _grid(report: Report) -> _Section | None:
+def _grid(report: Report) -> Section | None:
     if not report.grid.strip():
         return None
     about = element(
@@ -346,33 +309,33 @@ def _grid(report: Report) -> _Section | None:
         "Each combination trained and scored by the same protocol; mean rank-1 in percent. The "
         "star marks the best one.",
     )
-    return _Section("grid", "Grid", join(about, element("pre", report.grid.strip("\n"))))
+    return Section("grid", "Grid", join(about, element("pre", report.grid.strip("\n"))))
 
 
-def _versions(report: Report) -> _Section | None:
+def _versions(report: Report) -> Section | None:
     if not report.versions and not report.timings:
         return None
     parts = [tables.key_values(values, caption=name) for name, values in report.versions.items()]
     timings = [element("h3", "Time"), tables.timing_table(report.timings)] if report.timings else []
-    return _Section(
+    return Section(
         "versions", "Versions and time", join(*timings, element("div", *parts, class_="columns"))
     )
 
 
-def _commands(report: Report) -> _Section | None:
+def _commands(report: Report) -> Section | None:
     if not report.commands:
         return None
     lines = [
         join(element("dt", what), element("dd", element("pre", command)))
         for what, command in report.commands
     ]
-    return _Section("commands", "Do it again", element("dl", *lines, class_="commands"))
+    return Section("commands", "Do it again", element("dl", *lines, class_="commands"))
 
 
-def _missing(report: Report) -> _Section | None:
+def _missing(report: Report) -> Section | None:
     if not report.missing:
         return None
-    return _Section(
+    return Section(
         "missing",
         "Not on this page",
         element("ul", *(element("li", what) for what in report.missing), class_="soft"),

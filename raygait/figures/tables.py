@@ -224,6 +224,31 @@ def key_values(values: Mapping[str, object], *, caption: str = "") -> Html:
     return _scroll(element("table", title, element("tbody", *lines), class_="pairs"))
 
 
+def listing(
+    names: Sequence[str], rows: Iterable[Sequence[str]], *, number_columns: Iterable[int] = ()
+) -> Html:
+    """Any cells, a row each.
+
+    Args:
+        names: Heading of each column.
+        rows: Cells as written, markup or text, one a column.
+        number_columns: Columns that are set to the right.
+    """
+    numbers = set(number_columns)
+    lines = [
+        element(
+            "tr",
+            *(
+                element("td", cell, class_="number" if at in numbers else None)
+                for at, cell in enumerate(cells)
+            ),
+        )
+        for cells in rows
+    ]
+    head = _head(names, number_columns=numbers)
+    return _scroll(element("table", head, element("tbody", *lines)))
+
+
 def _head(
     names: Sequence[str], *, numbers_from: int | None = None, number_columns: Iterable[int] = ()
 ) -> Html:

@@ -40,14 +40,15 @@ PASSING = frozenset(("worker-died", "changed"))
 
 Row = dict[str, object]
 
-# Where a source ended, by the reason that its `VideoError` gives.
-_STAGES = {
+STAGES = {
     "undecodable": "decode",
     "frame-size": "decode",
     "no-person": "detect",
     "not-a-mask": "silhouette",
     "empty-silhouette": "silhouette",
 }
+"""Where a source ended, by the reason that its `VideoError` gives."""
+
 _PACKAGES: Mapping[SourceKind, tuple[str, ...]] = {
     "silhouettes": ("numpy", "opencv-python", "pyarrow"),
     "video": (
@@ -378,7 +379,7 @@ def _reject_if_deadly(sequence: GaitSequence, attempt: Attempt, *, stage: str) -
 
 def _reject_of(error: Exception, sequence: GaitSequence, *, stage: str) -> Reject:
     if isinstance(error, VideoError):
-        stage = _STAGES.get(error.reason, stage)
+        stage = STAGES.get(error.reason, stage)
         return Reject(sequence.source_id, -1, stage, error.reason, str(error))
     return Reject(sequence.source_id, -1, stage, UNEXPECTED, _describe(error))
 

@@ -89,6 +89,7 @@ class Video:
         fps: Mean frame rate; NaN when the stream does not say.
         width_px: Width of the upright image.
         height_px: Height of the upright image.
+        stored_size_px: Width and height as the file stores them.
         num_frames: Frames handed out so far.
         num_damaged: After the last frame: about how many are missing or could not be decoded; 0
             for a whole clip.
@@ -165,6 +166,7 @@ class Video:
         to_image = _Converter(aspect)
         rate = _mean_rate(stream)
         self.fps = float(rate) if rate else math.nan
+        self.stored_size_px = (stream.codec_context.width, stream.codec_context.height)
 
         positions = _Positions(stream, rate)
         shape: tuple[int, ...] | None = None
