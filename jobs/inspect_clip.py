@@ -96,7 +96,7 @@ def inspect(path: Path, settings: VideoSettings) -> Inspection:
                 frames.append(Frame(frame.index, fit_frame(frame.image)))
     unseen = {reject.track for reject in rejects if reject.reason in ("short-track", "low-track")}
     return Inspection(
-        source=printable(path.name),
+        source=path.name,
         stored_size_px=video.stored_size_px,
         size_px=(video.width_px, video.height_px),
         fps=video.fps,
@@ -126,6 +126,10 @@ def main() -> int:
         if written.exists() and path.exists() and written.samefile(path):
             print(f"error: {printable(str(written))} is the clip: name another", file=sys.stderr)
             return 1
+    if printable(path.name) != path.name:
+        said = f"{printable(path.name)}: not valid UTF-8: rename it (stage decode, reason bad-name)"
+        print(f"error: {said}", file=sys.stderr)
+        return 1
     try:
         inspection = inspect(path, options.video)
     except VideoError as error:
@@ -141,10 +145,7 @@ def main() -> int:
             file.write(text.encode())
         print(f"numbers: {printable(str(options.json))}")
     if not inspection.rows:
-        print(
-            f"error: {printable(path.name)}: no track became a sequence, see the rejects",
-            file=sys.stderr,
-        )
+        print(f"error: {path.name}: no track became a sequence, see the rejects", file=sys.stderr)
         return 1
     return 0
 

@@ -245,6 +245,7 @@ def _draw_bar(axes: Axes, place: int, bar: Bar, end: int) -> None:
             verticalalignment="center_baseline",
             fontsize=ink.TICK_POINTS - 1,
             color=ink.INK,
+            fontweight="bold" if side == "center" else "normal",
             parse_math=False,
         )
         return
@@ -318,8 +319,8 @@ def _draw_panel(
         axes.plot(places, spread(panel.beside), color=KEPT, linewidth=1, alpha=0.4)
     dots = "." if len(places) <= 200 else None
     axes.plot(places, spread(panel.values), color=KEPT, linewidth=1.5, marker=dots, markersize=3)
-    known = [panel.values] if panel.beside is None else [panel.values, panel.beside]
-    highest = max([float(np.nanmax(values)) for values in known] + [at for at, _ in panel.limits])
+    drawn = [panel.values, *([] if panel.beside is None else [panel.beside])]
+    highest = np.nanmax(np.concatenate([*drawn, [at for at, _ in panel.limits]]))
     axes.set_ylim(0, 1.04 * (panel.top or highest or 1))
     for (at, _), dashes in zip(panel.limits, ("--", ":"), strict=False):
         axes.axhline(at, color=ink.INK, linewidth=1.2, linestyle=dashes)

@@ -114,10 +114,18 @@ class Inspection:
     seconds: Mapping[str, float]
 
     @property
+    def network_stages(self) -> tuple[str, ...]:
+        """Stages of this clip that are a network's passes; finding what moves is none."""
+        stages = [*NETWORK_STAGES, *(["mask"] if self.settings.mask == "onnx" else [])]
+        if self.detector == "motion":
+            stages.remove("detect")
+        return tuple(stage for stage in stages if stage in self.seconds)
+
+    @property
     def network_ratio(self) -> float:
         """Share of the networks' stages in all the time; NaN where no time was taken."""
         total_s = sum(self.seconds.values())
-        networks_s = sum(self.seconds.get(stage, 0.0) for stage in NETWORK_STAGES)
+        networks_s = sum(self.seconds[stage] for stage in self.network_stages)
         return networks_s / total_s if total_s > 0 else math.nan
 
     def milliseconds(self, stage: str) -> float:
@@ -126,7 +134,8 @@ class Inspection:
 
     def milliseconds_a_crop(self, stage: str) -> float:
         """Time of a stage a person and frame; NaN for stages that are not of one person."""
-        if stage not in _CROP_STAGES or self.num_crops == 0:
+        is_of_frames = stage == "mask" and self.settings.mask == "background"
+        if stage not in _CROP_STAGES or is_of_frames or self.num_crops == 0:
             return math.nan
         return 1000 * self.seconds[stage] / self.num_crops
 
@@ -213,8 +222,8 @@ def summary(inspection: Inspection) -> str:
     ]
     total_s = sum(inspection.seconds.values())
     lines.append(
-        f"time: {total_s:.1f} s, {1000 * total_s / inspection.num_frames:.1f} ms a frame, networks "
-        f"({' and '.join(NETWORK_STAGES)}) {inspection.network_ratio:.0%}"
+        f"time: {total_s:.1f} s, {1000 * total_s / inspection.num_frames:.1f} ms a frame, "
+        f"{_networks(inspection)}"
     )
     for stage in inspection.seconds:
         crop_ms = inspection.milliseconds_a_crop(stage)
@@ -267,7 +276,7 @@ def _about(inspection: Inspection) -> Html:
             "damage": inspection.damage or "none: every frame was decoded",
             "detector": inspection.detector,
             "result": _kept(inspection),
-            "time": f"{total_s:.1f} s, of it {inspection.network_ratio:.0%} in networks",
+            "time": f"{total_s:.1f} s, {_networks(inspection)}",
         }
     )
 
@@ -320,9 +329,9 @@ def _sequences(inspection: Inspection) -> Section:
     ordered = sorted(inspection.rows, key=lambda row: (-row["num_frames"], row["track"]))
     about = element(
         "p",
-        "Twelve frames from first to last: the crop, the aligned silhouette, the joints. Below it "
-        "what was measured in each frame; dashed and dotted lines are the settings' limits. Of "
-        "frames that were left out only the reason is known.",
+        "Twelve frames from first to last: crop, aligned silhouette and joints, as far as they "
+        "were asked for. Below them what was measured in each frame; dashed and dotted lines are "
+        "the settings' limits. Of frames that were left out only the reason is known.",
     )
     shown = [_sequence(row, inspection.settings) for row in ordered[:MAX_SEQUENCES]]
     listed = tables.listing(
@@ -390,8 +399,7 @@ def _time(inspection: Inspection) -> Section:
         "p",
         f"Wall time of one process on this machine, {_count(inspection.num_crops, 'crop')} of "
         f"people in {_count(inspection.num_frames, 'frame')}; loading networks and making this "
-        f"page are not counted. Networks ({' and '.join(NETWORK_STAGES)}): "
-        f"{inspection.network_ratio:.0%}.",
+        f"page are not counted. Share of {_networks(inspection)}.",
     )
     shares = {stage: value / total_s if total_s > 0 else 0.0 for stage, value in seconds.items()}
     bar = element(
@@ -408,33 +416,28 @@ def _time(inspection: Inspection) -> Section:
     )
     rows: list[list[str]] = [
         [
-            join(_swatch(_stage_colour(stage), "area"), stage),
-            "network" if stage in NETWORK_STAGES else "",
-            _number(seconds[stage], 2),
+            element("span", _swatch(_stage_colour(stage), "area"), stage, class_="name"),
+            f"{share:.1%}",
             _number(inspection.milliseconds(stage), 2),
             _number(inspection.milliseconds_a_crop(stage), 2),
-            f"{share:.1%}",
+            _number(seconds[stage], 2),
+            "network" if stage in inspection.network_stages else "",
         ]
         for stage, share in shares.items()
     ]
+    all_ms = 1000 * total_s / inspection.num_frames
     rows.append(
-        [
-            element("b", "together"),
-            "",
-            _number(total_s, 2),
-            _number(1000 * total_s / inspection.num_frames, 2),
-            "",
-            "",
-        ]
+        [element("b", "together"), "", _number(all_ms, 2), "", _number(total_s, 2), ""],
     )
-    names = ["stage", "", "seconds", "ms a frame", "ms a crop", "share"]
-    return Section(
-        "time", "Time", join(about, bar, tables.listing(names, rows, number_columns=range(2, 6)))
-    )
+    names = ["stage", "share", "ms a frame", "ms a crop", "seconds", ""]
+    listed = tables.listing(names, rows, number_columns=range(1, 5))
+    return Section("time", "Time", join(about, bar, listed))
 
 
 def _settings(inspection: Inspection) -> Section:
-    return Section("settings", "Settings", tables.key_values(inspection.settings.to_dict()))
+    values = inspection.settings.to_dict()
+    shown = {name: "–" if value == "" else value for name, value in values.items()}
+    return Section("settings", "Settings", tables.key_values(shown))
 
 
 def _plot(figure: Figure, alternative: str) -> Html:
@@ -480,6 +483,11 @@ def _kept(inspection: Inspection) -> str:
         f"{_count(len(inspection.rows), 'sequence')} kept, with {_count(num_frames, 'frame')} and "
         f"{num_left_out:,} left out"
     )
+
+
+def _networks(inspection: Inspection) -> str:
+    stages = " and ".join(inspection.network_stages) or "none"
+    return f"networks ({stages}) {inspection.network_ratio:.0%}"
 
 
 def _rate(inspection: Inspection) -> str:

@@ -57,6 +57,9 @@ def test_the_rotation_in_an_mp4_header_is_applied(
     expected = np.rot90(image, quarter_turns)
     assert decoded.shape == expected.shape
     assert np.abs(decoded.astype(int) - expected).mean() < 12
+    with open_video(path) as video:
+        assert (video.height_px, video.width_px) == expected.shape[:2]
+        assert video.stored_size_px == image.shape[1::-1]
 
 
 def set_mp4_rotation(path: Path, degrees: int) -> None:
