@@ -10,5 +10,11 @@ curve need people whose identity is certain. Everything here is a pure function 
     outline.py      skeleton + body + clothes -> ellipsoids whose hulls are the visible solid
     camera.py       projection of ellipsoids and points, filling of their hulls
     walkers.py      one person, one walk, one camera -> masks and joints
+    looks.py        skin, hair, a face, clothes: colours by place on the body
+    shading.py      the same walk in colour and light, its mask unchanged
+    backdrop.py     a house, a tree, the ground, and how they change
+    street.py       several people before it who hide one another -> pictures and the truth
+    truth.py        that truth as arrays in a file
+    scenes.py       clips: crowds, and such as are to be refused
     casiab_tree.py  many of them on disk, named as CASIA-B names its silhouettes
 """

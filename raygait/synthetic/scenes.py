@@ -79,7 +79,7 @@ def write_street(street: Street, path: Path) -> StreetTruth:
     if "libx264" in av.codecs_available:
         codec, options = "libx264", {"crf": "18", "preset": "veryfast"}
     else:
-        codec, options = "mpeg4", {"q": "2", "b": str(20 * width_px * height_px)}
+        codec, options = "mpeg4", {"b": str(20 * width_px * height_px)}
     _write(path, images(), codec=codec, pixel_format="yuv420p", fps=street.fps, options=options)
     truth = recorder.truth()
     truth.save(path.with_suffix(".truth.npz"))

@@ -49,9 +49,9 @@ class Light:
     """
 
     towards_sun: tuple[float, float, float]
-    sun: float = 0.50
-    sky: float = 0.62
-    ground: float = 0.42
+    sun: float = 0.70
+    sky: float = 0.55
+    ground: float = 0.34
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ class Painter:
             colours[own] = figure.dressed.paint(part, local, spot_m)
             if not is_on_skin(part):
                 around = local[:, 1] + 0.6 * local[:, 0]
-                fold[own] += 0.10 * noise(around / 0.05 + hull, local[:, 2] / 0.11)
+                fold[own] += 0.22 * noise(around / 0.05 + hull, local[:, 2] / 0.11)
 
         sun = normal @ np.asarray(light.towards_sun, np.float32)
         bright = light.sun * np.maximum(0.25 + 0.75 * sun, 0.0)

@@ -134,25 +134,33 @@ class Street:
         if len(self.people) > 255:
             raise ValueError(f"a scene holds at most 255 people, got {len(self.people)}")
 
-    def frames(self) -> Iterator[StreetFrame]:
+    def frames(self, *, every: int = 1) -> Iterator[StreetFrame]:
         """Pictures and truth one by one; the same ones at every call.
 
+        Args:
+            every: Only each frame whose index is a multiple, as it is in the whole clip.
+
         Raises:
-            ValueError: A path with less than two corners, or one that comes within 2 m of the
-                camera.
+            ValueError: `every` below 1, a path with less than two corners, or one that comes
+                within 2 m of the camera.
         """
+        if every < 1:
+            raise ValueError(f"every has to be 1 or more, got {every}")
         generator = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(11,)))
         backdrop = Backdrop(self.camera, self.seed)
         light = _draw_light(generator)
         drift_rad, drift_s = generator.uniform(0.0, 2.0 * np.pi), generator.uniform(6.0, 14.0)
         noise = _noise_bank(self.camera, generator)
+        places = generator.integers(_NOISE_MARGIN_PX, size=(self.num_frames, 2))
         ways = [
             _Way.along(passer, self.num_frames, self.fps, self.camera, identity)
             for identity, passer in enumerate(self.people, start=1)
         ]
-        for index in range(self.num_frames):
-            if index % _CHUNK == 0:
-                part = slice(index, min(index + _CHUNK, self.num_frames))
+        chunk = -1
+        for index in range(0, self.num_frames, every):
+            if index // _CHUNK != chunk:
+                chunk = index // _CHUNK
+                part = slice(chunk * _CHUNK, min((chunk + 1) * _CHUNK, self.num_frames))
                 actors = [_Actor(way, part, self.camera, light) for way in ways]
             image = backdrop.at(index / self.fps)
             labels: UInt8[ndarray, "h w"] = np.zeros(image.shape[:2], np.uint8)
@@ -163,11 +171,10 @@ class Street:
                 for actor, mask in zip(actors, amodal, strict=True)
             )
             # A lens is not sharper than its pixels; light drifts by a few per cent.
-            image = cv2.GaussianBlur(image, (3, 3), 0.55)
+            image = cv2.GaussianBlur(image, (5, 5), 0.9)
             gain = 1.0 + 0.06 * np.sin(drift_rad + 2.0 * np.pi * index / self.fps / drift_s)
             cv2.convertScaleAbs(image, image, alpha=gain)
-            top = int(generator.integers(_NOISE_MARGIN_PX))
-            left = int(generator.integers(_NOISE_MARGIN_PX))
+            top, left = (int(place) for place in places[index])
             height, width = self.camera.height_px, self.camera.width_px
             cv2.add(
                 image,
@@ -531,7 +538,7 @@ def _draw_light(generator: np.random.Generator) -> Light:
         float(-np.cos(height) * np.cos(azimuth)),
         float(np.sin(height)),
     )
-    return Light(sun, sun=float(generator.uniform(0.4, 0.6)))
+    return Light(sun, sun=float(generator.uniform(0.6, 0.85)))
 
 
 _NOISE_MARGIN_PX = 64

@@ -62,6 +62,15 @@ def test_a_longer_clip_begins_like_a_shorter_one() -> None:
     np.testing.assert_array_equal(list(scene.frames())[26].image, longer[26].image)
 
 
+def test_every_tenth_frame_is_as_it_is_in_the_whole_clip() -> None:
+    scene = street(across(1, 8.0, -1.0, 4.0), num_frames=31)
+    whole, some = list(scene.frames()), list(scene.frames(every=10))
+    assert [frame.index for frame in some] == [0, 10, 20, 30]
+    for frame in some:
+        np.testing.assert_array_equal(frame.image, whole[frame.index].image)
+        np.testing.assert_array_equal(frame.labels, whole[frame.index].labels)
+
+
 def test_visible_pixels_are_those_of_the_mask_that_nobody_nearer_covers(
     crossing: list[StreetFrame],
 ) -> None:
@@ -83,10 +92,10 @@ def test_the_nearer_of_two_is_painted_over_the_other(crossing: list[StreetFrame]
     for frame, lonely in zip(crossing, alone, strict=True):
         both = (frame.people[0].mask > 0) & (frame.people[1].mask > 0)
         # The lens mixes pixels at the outline.
-        core = cv2.erode(both.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        core = cv2.erode(both.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
         np.testing.assert_array_equal(frame.image[core], lonely.image[core])
         compared += int(core.sum())
-    assert compared > 300
+    assert compared > 100
 
 
 def test_boxes_are_those_of_masks_and_reach_out_of_the_image() -> None:
@@ -146,7 +155,7 @@ def test_people_of_a_crowd_are_90_to_260_pixels_tall_and_seen_from_many_sides() 
     heights, views = [], []
     for seed in (1, 2):
         scene = crowd(seed, width_px=480, height_px=270, num_frames=60)
-        for frame in islice(scene.frames(), 0, 60, 20):
+        for frame in scene.frames(every=20):
             for person in frame.people:
                 # Twice as tall at the usual 960x540.
                 heights.append(2 * (person.box_px[3] - person.box_px[1]))
