@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from raygait.errors import NoPerson
+from raygait.video.appearance import describe_boxes
 from raygait.video.decode import open_video
-from raygait.video.detection import Detections, DetectorName, make_detector
+from raygait.video.detection import DetectorName, make_detector
 from raygait.video.settings import VideoSettings
 from raygait.video.timing import StageTimes
 from raygait.video.tracking import PersonTracker, Track
-
-# So long a tracker keeps a person who is not seen, and some more.
-_MAX_FED_HOLE_S = 2.0
 
 
 class PeopleFinder:
@@ -37,6 +35,7 @@ class PeopleFinder:
             onnx_boxes=settings.detector_onnx_boxes,
         )
         self._tracker = PersonTracker()
+        self._detect_every = settings.detect_every
         self.detector: DetectorName = self._detector.name
         self.times = StageTimes()
 
@@ -50,18 +49,16 @@ class PeopleFinder:
         """
         with open_video(path) as video:
             self._detector.reset()
-            self._tracker.reset(video.fps)
-            longest_hole = round(_MAX_FED_HOLE_S * (video.fps if video.fps > 0 else 25.0))
-            expected = 0
+            self._tracker.reset(video.fps, detect_every=self._detect_every, width_px=video.width_px)
             for frame in self.times.iterate("decode", video.frames()):
-                # The tracker counts time in calls: it has to hear of frames that are lost.
-                for index in range(max(expected, frame.index - longest_hole), frame.index):
-                    self._tracker.update(index, Detections.none())
+                # Counted in places, not in frames that are left: those between are filled in.
+                if frame.index % self._detect_every:
+                    continue
                 with self.times.time("detect"):
-                    found = self._detector(frame.image)
+                    detections = self._detector(frame.image)
                 with self.times.time("track"):
-                    self._tracker.update(frame.index, found)
-                expected = frame.index + 1
+                    looks = describe_boxes(frame.image, detections.boxes_px)
+                    self._tracker.update(frame.index, detections, looks)
         with self.times.time("track"):
             tracks = self._tracker.tracks()
         if not tracks:
