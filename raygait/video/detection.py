@@ -44,6 +44,11 @@ DETECTOR_ASSETS: dict[DetectorName, tuple[str, ...]] = {
 
 _SSD_PERSON = 4  # the network's class number; 0 is the background
 _SAME_IOU = 0.5
+# See `_prefer_near`.
+_LOOSE_HEIGHT_RATIO = 0.2
+_LOOSE_IOU = 0.3
+_NEAR_MIN_SCORE = 0.35
+_NEAR_HEIGHT_RATIO = 0.7
 _MOTION_WIDTH_PX = 640
 _MOTION_MIN_HEIGHT_RATIO = 0.08
 _MOTION_WARM_UP = 5
@@ -172,7 +177,8 @@ class SsdDetector:
         found = [self._detect(image)]
         tiles = self._search.next_tiles(*image.shape[:2])
         found += [self._detect_tile(image, tile) for tile in tiles]
-        detections = suppress(found)
+        seen_px = [image.shape[0], *(tile.y1 - tile.y0 for tile in tiles)]
+        detections = suppress([_prefer_near(found, seen_px)])
         self._search.learn(detections.boxes_px, detections.scores)
         return detections
 
@@ -321,6 +327,34 @@ def _blazepose_anchor_centres() -> Float32[np.ndarray, "2254 2"]:
     return np.array(centres, np.float32)
 
 
+def _prefer_near(found: list[Detections], seen_px: list[int]) -> Detections:
+    """Where a person was seen small and in a tile larger, keep the box of the tile.
+
+    A low box is loose, often by more than suppression takes for the same person. The tile's box
+    gets the better score of the two.
+
+    Args:
+        found: What each image gave, in pixels of the frame.
+        seen_px: Height of each image, in the same pixels.
+    """
+    boxes_px = np.concatenate([part.boxes_px for part in found])
+    scores = np.concatenate([part.scores for part in found])
+    image_px = np.repeat(seen_px, [len(part) for part in found])
+    is_loose = boxes_px[:, 3] - boxes_px[:, 1] < _LOOSE_HEIGHT_RATIO * image_px
+    is_near = image_px[None] < _NEAR_HEIGHT_RATIO * image_px[:, None]
+    overlap = np.where(
+        is_loose[:, None] & is_near & (scores >= _NEAR_MIN_SCORE)[None],
+        _ious(boxes_px),
+        0,
+    )
+    gives_way = np.zeros(len(scores), bool)
+    for loose, near in np.argwhere(overlap > _LOOSE_IOU):
+        if near == overlap[loose].argmax():
+            scores[near] = max(scores[near], scores[loose])
+            gives_way[loose] = True
+    return Detections(boxes_px[~gives_way], scores[~gives_way])
+
+
 def suppress(found: list[Detections]) -> Detections:
     """Non-maximum suppression: the best box of each person.
 
@@ -332,7 +366,7 @@ def suppress(found: list[Detections]) -> Detections:
     order = np.argsort(-scores, kind="stable")
     boxes_px, scores = boxes_px[order], scores[order]
     overlap, areas = intersections(boxes_px, boxes_px), box_areas(boxes_px)
-    iou = overlap / np.maximum(areas[:, None] + areas[None] - overlap, 1e-6)
+    iou = _ious(boxes_px)
     inside = overlap / np.maximum(np.minimum(areas[:, None], areas[None]), 1e-6)
     ratio = np.minimum(areas[:, None], areas[None]) / np.maximum(areas[:, None], areas[None])
     same = (iou > _SAME_IOU) | ((inside > 0.8) & (ratio < 0.6))
@@ -341,6 +375,13 @@ def suppress(found: list[Detections]) -> Detections:
         if not same[index, kept].any():
             kept.append(index)
     return Detections(boxes_px[kept], scores[kept])
+
+
+def _ious(boxes_px: Float32[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n n"]:
+    """Intersection over union of each box with each."""
+    overlap, areas = intersections(boxes_px, boxes_px), box_areas(boxes_px)
+    ious: np.ndarray = overlap / np.maximum(areas[:, None] + areas[None] - overlap, 1e-6)
+    return ious
 
 
 def box_areas(boxes_px: Float32[np.ndarray, "n 4"]) -> Float32[np.ndarray, " n"]:

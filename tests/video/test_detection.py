@@ -11,6 +11,7 @@ from raygait.video.detection import (
     Detections,
     MotionDetector,
     SsdDetector,
+    _prefer_near,
     box_areas,
     intersections,
     make_detector,
@@ -168,3 +169,27 @@ def test_suppression_leaves_one_box_a_person(corners, scores, kept) -> None:
     found = Detections(boxes(*corners), np.array(scores, np.float32))
     result = suppress([found])
     np.testing.assert_array_equal(result.boxes_px, found.boxes_px[kept])
+
+
+@pytest.mark.parametrize(
+    ("loose", "near", "near_score", "kept"),
+    [
+        # A loose box of 100 px in a frame of 600; the tile has 300.
+        ((0, 0, 60, 100), (20, 10, 60, 90), 0.4, [("near", 0.6)]),
+        ((0, 0, 60, 100), (70, 10, 110, 90), 0.4, [("loose", 0.6), ("near", 0.4)]),
+        ((0, 0, 60, 100), (20, 10, 60, 90), 0.3, [("loose", 0.6), ("near", 0.3)]),
+        ((0, 0, 90, 130), (20, 10, 90, 120), 0.4, [("loose", 0.6), ("near", 0.4)]),
+    ],
+    ids=["the same person", "a neighbour", "unsure in the tile", "tall enough in the frame"],
+)
+def test_who_is_seen_larger_in_a_tile_has_the_box_of_the_tile(
+    loose, near, near_score, kept
+) -> None:
+    found = [
+        Detections(boxes(loose), np.array([0.6], np.float32)),
+        Detections(boxes(near), np.array([near_score], np.float32)),
+    ]
+    result = _prefer_near(found, [600, 300])
+    places = {"loose": loose, "near": near}
+    np.testing.assert_array_equal(result.boxes_px, boxes(*(places[name] for name, _ in kept)))
+    np.testing.assert_allclose(result.scores, [score for _, score in kept])
