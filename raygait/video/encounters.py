@@ -181,6 +181,8 @@ class Untangler:
         a, b = known[meeting.a], known[meeting.b]
         a_before, a_within, a_after = _parts(a, meeting)
         b_before, b_within, b_after = _parts(b, meeting)
+        if not (a_before or b_before) or not (a_after or b_after):
+            return set()  # they come or go together: nothing to compare with
         kept = [self._evidence(a_before, a_after, rate), self._evidence(b_before, b_after, rate)]
         swapped = [self._evidence(a_before, b_after, rate), self._evidence(b_before, a_after, rate)]
         gain = [sum(e[cue] for e in swapped) - sum(e[cue] for e in kept) for cue in (0, 1)]
@@ -218,7 +220,7 @@ class Untangler:
     def _cut_alone(self, path: Path, rate: float) -> Iterator[Path]:
         """Part a path that goes over to somebody who had no path of their own."""
         margin, step = self.hole_s * rate / 2, max(1, round(self.hole_s * rate / 2))
-        worst, at = -self.clear, 0
+        worst, at = math.inf, 0
         for i in range(1, len(path)):
             here = path[i].frame_index
             if here - path[i - 1].frame_index > self.hole_s * rate:
@@ -230,8 +232,8 @@ class Untangler:
                 continue
             evidence = self._evidence(before, after, rate)
             # Nobody is near: a turn on the heel, or other light, is likelier than an exchange.
-            if max(evidence) < self.clear and min(evidence) < worst:
-                worst, at = min(evidence), i
+            if max(evidence) < self.clear and min(evidence) < -self.clear and sum(evidence) < worst:
+                worst, at = sum(evidence), i
         if at:
             yield from self._cut_alone(path[:at], rate)
             yield from self._cut_alone(path[at:], rate)
@@ -240,20 +242,29 @@ class Untangler:
 
     def _join(self, pieces: list[Path], rate: float, width_px: float) -> list[Path]:
         """Make one of two pieces where both cues say so and no other piece is nearly as good."""
+        pieces = sorted(pieces, key=lambda path: path[0].frame_index)
+        starts = [piece[0].frame_index for piece in pieces]
         likely: dict[tuple[int, int], Evidence] = {}
-        for i, j in itertools.permutations(range(len(pieces)), 2):
-            gap = pieces[j][0].frame_index - pieces[i][-1].frame_index
-            if 0 < gap <= self.join_s * rate and not _is_leaving(pieces[i][-1], width_px):
-                evidence = self._evidence(pieces[i], pieces[j], rate)
+        for i, piece in enumerate(pieces):
+            end = piece[-1].frame_index
+            if _is_leaving(piece[-1], width_px):
+                continue
+            last = bisect.bisect_right(starts, end + self.join_s * rate)
+            for j in range(bisect.bisect_right(starts, end), last):
+                evidence = self._evidence(piece, pieces[j], rate)
                 if sum(evidence) > 0:
                     likely[i, j] = evidence
+        sharing: dict[tuple[str, int], list[tuple[int, int]]] = {}
+        for i, j in likely:
+            sharing.setdefault(("before", i), []).append((i, j))
+            sharing.setdefault(("after", j), []).append((i, j))
         followers: dict[int, int] = {}
         for (i, j), evidence in likely.items():
-            rivals = [other for (k, m), other in likely.items() if (k == i) != (m == j)]
+            rivals = {*sharing["before", i], *sharing["after", j]} - {(i, j)}
             if (
                 min(evidence) > 0
                 and sum(evidence) > self.clear
-                and all(self._is_better(evidence, other) for other in rivals)
+                and all(self._is_better(evidence, likely[rival]) for rival in rivals)
             ):
                 followers[i] = j
         joined = []
@@ -267,7 +278,7 @@ class Untangler:
 
     def _is_better(self, evidence: Evidence, other: Evidence) -> bool:
         gain = [a - b for a, b in zip(evidence, other, strict=True)]
-        return sum(gain) > self.clear and min(gain) > -self.clear
+        return bool(sum(gain) > self.clear and min(gain) > -self.clear)
 
     def _evidence(self, before: Path, after: Path, rate: float) -> Evidence:
         """Whether two parts, the first earlier, are of one person."""

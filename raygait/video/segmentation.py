@@ -23,8 +23,8 @@ _LEARNING_RATE = 0.002
 # MOG2 takes 100 bytes a pixel, 3.3 GB at 8K; up to 1920×1200 nothing is made smaller.
 _MAX_AREA_PX2 = 1920 * 1200
 
-# MOG2's labels, and between shadow and foreground where the crop is larger than the person.
-_SHADOW, _SURE = 127, 192
+# MOG2's labels.
+_SHADOW, _FOREGROUND = 127, 255
 # Row of the crop below which the lowest fifth of the box lies.
 _GROUND_ROW = round((0.1 + 0.8 * 0.88) * CROP_PX)
 _RIM = np.ones((3, 3), np.uint8)
@@ -68,41 +68,43 @@ class BackgroundMasks:
             ]
         )
         self._subtractor.apply(scene, learningRate=1.0)
-        self._foreground: UInt8[np.ndarray, "h w"] = np.zeros((1, 1), np.uint8)
+        self._sure: UInt8[np.ndarray, "h w"] = np.zeros((1, 1), np.uint8)
+        self._dark = self._sure
 
     def advance(self, image: UInt8[np.ndarray, "h w 3"]) -> None:
         """Take the next frame of the clip."""
-        foreground = self._subtractor.apply(self._smaller(image), learningRate=_LEARNING_RATE)
+        labels = self._subtractor.apply(self._smaller(image), learningRate=_LEARNING_RATE)
+        is_shadow = (labels == _SHADOW).astype(np.uint8)
         # A thin rim of shadow is the blend of the person's outline with what is behind.
-        shadow = cv2.morphologyEx((foreground == _SHADOW).astype(np.uint8), cv2.MORPH_OPEN, _RIM)
-        foreground[(foreground == _SHADOW) & (shadow == 0)] = 0
-        self._foreground = cv2.medianBlur(foreground, 3)
+        shadow = cv2.morphologyEx(is_shadow, cv2.MORPH_OPEN, _RIM)
+        sure = np.where(labels == _FOREGROUND, np.uint8(255), np.uint8(0))
+        self._sure = cv2.medianBlur(sure, 3)
+        self._dark = cv2.medianBlur(np.where(shadow > 0, np.uint8(255), sure), 3)
 
     def mask(self, square: Window) -> Bool[np.ndarray, "256 256"]:
         """The person whose box the square was drawn around: the current frame's foreground."""
-        levels = self._cut(square)
+        is_person = self._cut(self._sure, square)
         # Where MOG2 takes dark clothes for a shadow it is overruled, but for the ground: there the
         # shadows are.
-        is_person = levels >= _SURE
-        is_person[:_GROUND_ROW] |= levels[:_GROUND_ROW] >= _SHADOW // 2
+        is_person[:_GROUND_ROW] |= self._cut(self._dark, square)[:_GROUND_ROW]
         closed = cv2.morphologyEx(is_person.astype(np.uint8), cv2.MORPH_CLOSE, _ROUND)
         mask: np.ndarray = closed.astype(bool)
         return mask
 
-    def _cut(self, square: Window) -> UInt8[np.ndarray, "256 256"]:
+    def _cut(self, levels: UInt8[np.ndarray, "h w"], square: Window) -> Bool[np.ndarray, "256 256"]:
         if self._scale == 1:
-            return square.cut(self._foreground, CROP_PX)
+            return square.cut(levels, CROP_PX) > 127
         # Not `Window.cut`: on whole pixels of the small image the mask would be beside the person.
         step = self._scale * square.width_px / CROP_PX
         first = self._scale * np.array([square.left_px, square.top_px]) + (step - 1) / 2
         cut: np.ndarray = cv2.warpAffine(
-            self._foreground,
+            levels,
             np.array([[step, 0, first[0]], [0, step, first[1]]]),
             (CROP_PX, CROP_PX),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        return cut
+        return cut > 127
 
     def _smaller(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
         if self._scale == 1:

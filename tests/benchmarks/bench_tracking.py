@@ -1,9 +1,9 @@
 """Whether tracks keep to one person: `python -m tests.benchmarks tracking`.
 
 Streets of `raygait.synthetic.street`, six people who cross, with the truth about each. IDF1 and
-identity switches (Ristani et al., Performance measures and a data set for multi-target, multi-camera
-tracking, ECCV workshops 2016) by motmetrics. `ours` is `PersonTracker`, `theirs` the same boxes with
-ByteTrack alone.
+identity switches (Ristani et al., Performance measures and a data set for multi-target,
+multi-camera tracking, ECCV workshops 2016) by motmetrics. `ours` is `PersonTracker`, `theirs` the
+same boxes with ByteTrack alone.
 
 Two kinds of boxes: the ssd detector's, whose misses bound IDF1, and boxes made from the truth: of
 the visible part, trembling, one in twenty missing. Somebody who leaves the image and comes back is

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from raygait.video.appearance import describe_clothes, split_by_clothes
+from raygait.video.appearance import describe_boxes, describe_clothes, split_by_clothes
 
 # Chest, belly, thighs, shins in CIELAB.
 RED_JACKET = np.array([(40, 45, 30), (40, 45, 30), (25, 0, -10), (25, 0, -10)], np.float32)
@@ -87,3 +87,40 @@ def test_a_mask_too_thin_to_look_into_has_no_colour() -> None:
 def test_an_empty_mask_has_no_colour() -> None:
     crop = np.zeros((128, 128, 3), np.uint8)
     assert np.isnan(describe_clothes(crop, np.zeros((128, 128), bool))).all()
+
+
+def painted(*people: tuple[tuple[int, int, int, int], tuple[int, int, int]]) -> np.ndarray:
+    """Grey image of 200×200 with people in one colour, the later ones before the earlier."""
+    image = np.full((200, 200, 3), 128, np.uint8)
+    for (x0, y0, x1, y1), colour in people:
+        image[y0:y1, x0:x1] = colour
+    return image
+
+
+def test_boxes_have_the_colours_of_their_middle() -> None:
+    # Half as wide as its box, as a person is.
+    image = painted(((90, 50, 110, 100), (200, 0, 0)), ((90, 100, 110, 150), (0, 0, 0)))
+    (look,) = describe_boxes(image, np.array([[80, 50, 120, 150]], np.float32))
+    assert (look[:2, 1] > 50).all()  # red
+    np.testing.assert_allclose(look[2:], 0, atol=1.0)  # black
+
+
+def test_who_stands_behind_has_no_look_where_hidden_and_who_stands_before_has_one() -> None:
+    behind, before = (80, 40, 120, 140), (85, 80, 125, 180)
+    image = painted((behind, (200, 0, 0)), (before, (0, 0, 200)))
+    looks = describe_boxes(image, np.array([behind, before], np.float32))
+    assert np.isnan(looks[0, 2:]).all()
+    assert (looks[0, 0, 1:] > 30).all()  # the chest is free, and red
+    assert (looks[1, :, 2] < -50).all()  # blue from head to foot
+
+
+def test_a_box_out_of_the_image_has_no_look_there() -> None:
+    image = painted(((0, 50, 40, 200), (200, 0, 0)))
+    looks = describe_boxes(image, np.array([[-60, 50, 20, 190], [0, 100, 40, 260]], np.float32))
+    assert np.isnan(looks[0]).all()
+    assert not np.isnan(looks[1, :2]).any()
+    assert np.isnan(looks[1, 3]).all()
+
+
+def test_nobody_has_no_look() -> None:
+    assert describe_boxes(painted(), np.zeros((0, 4), np.float32)).shape == (0, 4, 3)

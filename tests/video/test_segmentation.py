@@ -39,3 +39,30 @@ def test_learning_the_background_holds_few_images(write_clip) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 20 * image.nbytes
+
+
+def test_dark_clothes_are_no_shadow_but_what_lies_on_the_ground_is_one(write_clip) -> None:
+    scene = np.full((240, 320, 3), 150, np.uint8)
+    scene += np.random.default_rng(0).integers(0, 12, scene.shape, np.uint8)
+    passing = []
+    for left in range(20, 260, 6):
+        image = scene.copy()
+        image[80:180, left : left + 30] = 95  # as dark as a shadow, and of no other colour
+        image[176:180, max(0, left - 40) : left] = 100  # and the shadow itself
+        passing.append(image)
+    images = [scene] * 20 + passing
+    masks = BackgroundMasks(write_clip("dark.mp4", images))
+    for image in images[:40]:
+        masks.advance(image)
+    left = 20 + 6 * 19
+    square = Window.square_around(np.array([left, 80, left + 30, 180], np.float32))
+    mask, _ = largest_part(masks.mask(square))
+    person = np.zeros((240, 320), np.uint8)
+    person[80:168, left : left + 30] = 255
+    expected = square.cut(person, 256) > 127
+    above = slice(0, 180)
+    shared, either = (mask & expected)[above].sum(), (mask | expected)[above].sum()
+    assert shared / either > 0.9
+    shadow = np.zeros((240, 320), np.uint8)
+    shadow[176:180, left - 40 : left - 2] = 255
+    assert mask[square.cut(shadow, 256) > 127].mean() < 0.2

@@ -91,3 +91,70 @@ def test_a_clip_without_a_frame_rate_can_be_tracked(fps: float) -> None:
 
 def test_frames_without_anybody_give_no_track() -> None:
     assert run([detections()] * 10) == []
+
+
+@pytest.mark.parametrize("detect_every", [2, 3])
+def test_boxes_between_the_frames_searched_are_filled_in(detect_every: int) -> None:
+    tracker = PersonTracker()
+    tracker.reset(30, detect_every=detect_every)
+    for index in range(0, 61, detect_every):
+        tracker.update(index, detections(person(10 + 2 * index), person(600 - 2 * index, y=200)))
+    tracks = tracker.tracks()
+    assert len(tracks) == 2
+    for track in tracks:
+        np.testing.assert_array_equal(np.diff(track.frame_indices), 1)
+        assert track.frame_indices[-1] == 60
+        searched = track.frame_indices % detect_every == 0
+        np.testing.assert_array_equal(np.isnan(track.scores), ~searched)
+    inner = slice(6, -6)
+    expected = np.array([person(10 + 2 * index) for index in tracks[0].frame_indices])
+    np.testing.assert_allclose(tracks[0].boxes_px[inner], expected[inner], atol=0.5)
+
+
+def test_every_third_frame_of_30_is_tracked_as_every_frame_of_10() -> None:
+    rng = np.random.default_rng(0)
+    found = [
+        detections(*(person(x + rng.normal(0, 3)) for x in (10 + 6 * i, 300 - 6 * i)))
+        for i in range(40)
+    ]
+    found[20:23] = [detections()] * 3
+    slow, fast = PersonTracker(), PersonTracker()
+    slow.reset(10)
+    fast.reset(30, detect_every=3)
+    for index, boxes in enumerate(found):
+        slow.update(index, boxes)
+        fast.update(3 * index, boxes)
+    spans = [
+        [(t.frame_indices[0] * step, t.frame_indices[-1] * step) for t in tracker.tracks()]
+        for tracker, step in ((slow, 3), (fast, 1))
+    ]
+    assert spans[0] == spans[1]
+
+
+def test_the_gap_counts_seconds_also_where_frames_are_left_out() -> None:
+    def num_tracks(gap_s: float) -> int:
+        tracker = PersonTracker(untangler=None)
+        tracker.reset(30, detect_every=3)
+        for index in [*range(0, 30, 3), *range(30 + round(30 * gap_s), 90 + round(30 * gap_s), 3)]:
+            tracker.update(index, detections(person(100)))
+        return len(tracker.tracks())
+
+    assert num_tracks(0.8) == 1
+    assert num_tracks(1.3) == 2
+
+
+def test_two_whose_boxes_are_exchanged_in_a_crossing_keep_their_clothes() -> None:
+    red, black = (np.full((4, 3), value, np.float32) for value in (60, 10))
+    tracker = PersonTracker()
+    tracker.reset(25)
+    for index in range(100):
+        boxes = [person(200 + 3 * index, height=150), person(500 - 3 * index, height=150)]
+        looks = [red, black]
+        if 46 <= index < 54:  # both are one box
+            boxes, looks = [person(350, height=150)], [red]
+        tracker.update(index, detections(*boxes), np.stack(looks))
+    tracks = [track for track in tracker.tracks() if len(track) > 20]
+    assert len(tracks) == 2
+    for track in tracks:
+        steps_px = np.diff(track.boxes_px[:, 0])
+        assert abs(np.sign(steps_px[:30]).mean() - np.sign(steps_px[-30:]).mean()) < 0.1
