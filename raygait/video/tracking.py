@@ -45,7 +45,8 @@ class PersonTracker:
     """Feed it the detections of one clip, frame by frame, then take the tracks.
 
     ByteTrack joins the boxes as they come; when the clip is over `encounters.Untangler` goes over
-    every place where two people could have been taken for each other.
+    every place where two people could have been taken for each other. People dressed alike are told
+    apart there by their motion alone.
 
     Args:
         start_score: A box below this starts no track. Raising it loses people, lowering it

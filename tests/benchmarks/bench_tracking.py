@@ -1,7 +1,7 @@
 """Whether tracks keep to one person: `python -m tests.benchmarks tracking`.
 
-Streets of `raygait.synthetic.street`, six people who cross, with the truth about each. IDF1 and
-identity switches (Ristani et al., Performance measures and a data set for multi-target,
+Streets of `raygait.synthetic.street`, four or six people who cross, with the truth about each. IDF1
+and identity switches (Ristani et al., Performance measures and a data set for multi-target,
 multi-camera tracking, ECCV workshops 2016) by motmetrics. `ours` is `PersonTracker`, `theirs` the
 same boxes with ByteTrack alone.
 
@@ -27,8 +27,10 @@ from raygait.video.detection import Detections, Detector, box_areas, intersectio
 from raygait.video.tracking import PersonTracker, Track
 
 _COMMAND = "python -m tests.benchmarks tracking"
-_SEEDS = (0, 1, 2, 3)
+SEEDS = (0, 1, 2, 3)
+_NUM_PEOPLE = (4, 6)
 _NUM_FRAMES = 250
+_KINDS = ("ssd boxes", "ssd boxes of every 3rd frame", "boxes from truth")
 _MIN_IOU = 0.5
 _MIN_VISIBLE_RATIO = 0.5
 # A track is mixed when the second of its people is in so many of its frames.
@@ -60,23 +62,30 @@ class Truth:
 
 def measure() -> list[dict[str, object]]:
     """One row a claim."""
+    return [row for num_people in _NUM_PEOPLE for row in _measure_streets(num_people)]
+
+
+def _measure_streets(num_people: int) -> list[dict[str, object]]:
     detector = make_detector("ssd")
     scores: dict[str, list[dict[str, float]]] = {}
     recalls, looks_s, untangle_s = [], 0.0, 0.0
-    for seed in _SEEDS:
-        truth, found, made, seconds = watch(seed, detector)
+    for seed in SEEDS:
+        truth, found, made, seconds = watch(seed, detector, num_people=num_people)
         looks_s += seconds
         recalls.append(recall(truth, found))
-        for kind, seen in (("ssd boxes", found), ("boxes from truth", made)):
+        for kind, (seen, detect_every) in zip(
+            _KINDS, ((found, 1), (found, 3), (made, 1)), strict=True
+        ):
             for who in ("theirs", "ours"):
                 tracker = PersonTracker() if who == "ours" else PersonTracker(untangler=None)
                 started = time.process_time()
-                tracks = follow(seen, tracker)
-                if kind == "ssd boxes":
+                tracks = follow(seen, tracker, detect_every=detect_every)
+                if kind == _KINDS[0]:
                     untangle_s += (1 if who == "ours" else -1) * (time.process_time() - started)
                 scores.setdefault(f"{kind} {who}", []).append(score(truth, tracks))
+    street = f"street of {num_people}"
     rows = []
-    for kind in ("ssd boxes", "boxes from truth"):
+    for kind in _KINDS:
         for name in ("IDF1", "identity switches", "mixed tracks", "IDF1 if all were told apart"):
             ours, theirs = (
                 float(np.mean([one[name] for one in scores[f"{kind} {who}"]]))
@@ -84,28 +93,31 @@ def measure() -> list[dict[str, object]]:
             )
             better = ours / theirs if name.startswith("IDF1") else theirs / max(ours, 1e-9)
             rows.append(
-                _row(f"street, {kind}: {name}, mean of {len(_SEEDS)}", ours, theirs, better)
+                _row(f"{street}, {kind}: {name}, mean of {len(SEEDS)}", ours, theirs, better)
             )
-    rows.append(_row("street: recall of ssd, visible by half or more", float(np.mean(recalls))))
-    num_frames = len(_SEEDS) * _NUM_FRAMES
-    rows.append(_row("street: looks of all boxes, ms a frame", 1000 * looks_s / num_frames))
-    rows.append(_row("street: untangling, ms a frame", 1000 * untangle_s / num_frames))
+    rows.append(_row(f"{street}: recall of ssd, visible by half or more", float(np.mean(recalls))))
+    num_frames = len(SEEDS) * _NUM_FRAMES
+    rows.append(_row(f"{street}: looks of all boxes, ms a frame", 1000 * looks_s / num_frames))
+    rows.append(_row(f"{street}: untangling, ms a frame", 1000 * untangle_s / num_frames))
     return rows
 
 
-def watch(seed: int, detector: Detector) -> tuple[Truth, Seen, Seen, float]:
+def watch(
+    seed: int, detector: Detector | None, *, num_people: int
+) -> tuple[Truth, Seen, Seen, float]:
     """Render a street; truth, boxes found, boxes made from the truth, seconds for looks."""
-    street = crowd(seed, num_frames=_NUM_FRAMES)
+    street = crowd(seed, num_people=num_people, num_frames=_NUM_FRAMES)
     generator = np.random.default_rng(seed)
     tremble = np.zeros((len(street.people), 4))
     frames: list[StreetFrame] = []
     found, made = Seen([], []), Seen([], [])
     looks_s = 0.0
-    detector.reset()
+    if detector is not None:
+        detector.reset()
     for frame in street.frames():
         tremble = 0.7 * tremble + generator.normal(0.0, 0.7, tremble.shape)
         for seen, detections in (
-            (found, detector(frame.image)),
+            (found, Detections.none() if detector is None else detector(frame.image)),
             (made, _made(frame, tremble, generator)),
         ):
             started = time.process_time()

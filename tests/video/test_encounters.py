@@ -148,14 +148,14 @@ def test_who_leaves_the_image_and_comes_back_is_another_person() -> None:
     assert len(untangle([leaves, back])) == 2
 
 
-def test_times_are_in_seconds() -> None:
-    right, left = crossing(RED, RED)
-    paths = exchanged(right, left, 50)
-    slow = [tuple(s._replace(frame_index=2 * s.frame_index) for s in path) for path in paths]
-    at_25 = Untangler()(paths, 25.0)
-    at_50 = Untangler()(slow, 50.0)
-    assert [len(path) for path in at_50] == [len(path) for path in at_25]
-    assert [len(path) for path in Untangler()(paths, float("nan"))] == [len(p) for p in at_25]
+@pytest.mark.parametrize(
+    ("fps", "num_people"), [(25.0, 1), (float("nan"), 1), (50.0, 1), (12.5, 2)]
+)
+def test_times_are_in_seconds(fps: float, num_people: int) -> None:
+    # 40 frames are 1.6 s of 25 frames a second, and more than the 2 s allowed at half the rate.
+    speed_px = 6.4 * 25 / (fps if fps > 0 else 25)
+    whole = walk(range(120), start_px=200, speed_px=speed_px, look=RED, seed=1)
+    assert len(Untangler()([whole[:40], whole[80:]], fps)) == num_people
 
 
 def test_equal_paths_give_equal_results() -> None:
