@@ -15,7 +15,8 @@ test: $(VENV)/.installed-dev
 # Every annotated array shape is checked while the tests run. Tests of refusals are left out: there
 # the annotation refuses first.
 shapes: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q tests/models tests/losses tests/evaluation tests/batches tests/video/test_alignment.py \
+	$(BIN)/python -m pytest -q tests/models tests/losses tests/evaluation tests/batches \
+	    $(addprefix tests/video/test_,alignment.py pose.py quality.py redraw.py segmentation.py walking.py) \
 	    -m "not slow and not ray" -k "not refuse and not json" \
 	    --jaxtyping-packages=raygait.models,raygait.losses,raygait.evaluation,raygait.batches,raygait.video,beartype.beartype
 

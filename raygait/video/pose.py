@@ -179,7 +179,7 @@ def mean_joint_score(heatmaps: UInt8[np.ndarray, "17 h w"]) -> float:
     return float(heatmaps.max(axis=(1, 2)).mean()) / 255
 
 
-def to_frame_px(joints: Float32[np.ndarray, "17 3"], square: Window) -> Float32[np.ndarray, "17 3"]:
+def to_frame_px(joints: Float32[np.ndarray, "j 3"], square: Window) -> Float32[np.ndarray, "j 3"]:
     """Joints in cells of a square's 64×48 heatmaps → pixels of the frame.
 
     Cell i stands for pixel 4 i of the network's 256×256 crop, not for the middle of its four: so

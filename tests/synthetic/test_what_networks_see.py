@@ -12,7 +12,7 @@ from raygait.synthetic.shading import render_images
 from raygait.synthetic.street import StreetFrame, crowd
 from raygait.synthetic.walkers import Walker
 from raygait.video.detection import SsdDetector, box_areas, intersections
-from raygait.video.pose import CROP_PX, PoseNetwork, Square
+from raygait.video.pose import CROP_PX, PoseNetwork, Window
 
 GROUPS = {
     "face": range(5),
@@ -80,7 +80,7 @@ def test_blazepose_takes_people_of_a_crowd_for_people_and_finds_their_masks(
         for person in frame.people:
             if person.visible_ratio < 0.7:
                 continue
-            square = Square.around(person.box_px)
+            square = Window.square_around(person.box_px)
             pose = network(square.cut(frame.image, CROP_PX))
             scores.append(pose.person_score)
             truth = square.cut(person.mask, CROP_PX) > 127
@@ -107,12 +107,12 @@ def test_blazepose_finds_the_joints_of_a_walker(view_deg: int, network: PoseNetw
         for t in range(0, 20, 4):
             mask = colour.clip.masks[t]
             x, y, width, height = cv2.boundingRect(mask)
-            square = Square.around(np.array([x, y, x + width, y + height], np.float32))
+            square = Window.square_around(np.array([x, y, x + width, y + height], np.float32))
             pose = network(square.cut(colour.images[t], CROP_PX))
             scores.append(pose.person_score)
             truth_mask = square.cut(mask, CROP_PX) > 127
             overlaps.append((truth_mask & pose.mask).sum() / (truth_mask | pose.mask).sum())
-            cell_px = square.side_px / 64
+            cell_px = square.width_px / 64
             best = pose.heatmaps.reshape(17, -1).argmax(axis=1)
             found = np.stack([best % 48 + 8.5, best // 48 + 0.5], axis=1)
             corner = np.array([square.left_px, square.top_px])

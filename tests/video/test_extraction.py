@@ -564,6 +564,8 @@ def test_the_tracks_of_vtest_are_the_ones_that_were_looked_at(vtest_clip: Path) 
     np.testing.assert_allclose(seen, judged, atol=8)
     assert sum(count >= 40 for _, _, count in seen) >= 20
     assert {v["person"] for v in verdicts} == {"yes"}
+    # Of one the last stored frame is another person's: its note says where.
+    assert sum(v["one_person"] == "yes" for v in verdicts) >= len(verdicts) - 1
     assert {v["mask"] for v in verdicts} <= {"good", "fair", "bad"}
 
 
