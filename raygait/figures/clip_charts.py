@@ -31,6 +31,7 @@ REASON_COLOURS: Mapping[str, str] = {
     "small mask": "#c2a21f",
     "mask in pieces": "#8a63c4",
     "cut by the border": "#2f9b72",
+    "cut by the crop": "#1f6b4f",
     "blurred": "#4aa9b5",
     "another track's person": "#cc6aa8",
     "another person": "#97683a",

@@ -59,6 +59,7 @@ Unseen = Literal[
     "small mask",
     "mask in pieces",
     "cut by the border",
+    "cut by the crop",
     "blurred",
     "another track's person",
     "another person",
@@ -78,7 +79,7 @@ class FrameQuality:
         mask_height_px: Height of the mask in pixels of the source frame.
         largest_part_ratio: Area of the mask's largest connected part over that of the whole mask.
         sharpness: `quality.sharpness` of the square crop at 128×128.
-        is_cut: Whether the frame's border cuts the person.
+        is_cut: Whether the frame's border, or the crop's upper or lower edge, cuts the person.
         is_walking: Whether the person walks, not stands; False when unknown.
     """
 
@@ -339,9 +340,10 @@ class PeopleDescriber:
         mask_box_px = square.to_frame(quality.box)
         height_px, width_px = frame.image.shape[:2]
         low, high = mask_box_px[:2].min(), (mask_box_px[2:] - (width_px, height_px)).max()
-        is_cut = bool(quality.is_cut or low < 1 or high > -1)
+        meets_border = bool(low < 1 or high > -1)
+        is_cut = quality.is_cut or meets_border
         if is_cut and not settings.keep_cut:
-            return "cut by the border"
+            return "cut by the border" if meets_border else "cut by the crop"
         small = cv2.resize(crop, (RGB_PX, RGB_PX), interpolation=cv2.INTER_AREA)
         step = CROP_PX // RGB_PX
         small_part = part[::step, ::step]

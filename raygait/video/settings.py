@@ -125,7 +125,9 @@ class VideoSettings(BaseModel):
         "of the grey crop, in grey levels).",
     )
     keep_cut: bool = Field(
-        False, description="Keep frames in which the frame's border cuts the person."
+        False,
+        description="Keep frames in which the person is cut, by the frame's border or because arms "
+        "or feet reach over the crop; they are marked.",
     )
     min_walking_ratio: float = Field(
         0.0,

@@ -1,6 +1,7 @@
 """What the actors do, without Ray: sources in, a committed part out, bad ones as rejects."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from raygait.assets import ASSETS
+from raygait.errors import AssetError
 from raygait.sequences import GaitSequence
 from raygait.shards import codec, reader, workers, writer
 from raygait.shards.plan import Part, look_up
@@ -332,3 +334,25 @@ with Attempt(pathlib.Path(sys.argv[1]), "part-a.build") as attempt:
 """
     words = [sys.executable, "-c", code, str(root), source_id]
     subprocess.run(words, cwd=Path(__file__).parents[2], check=False)
+
+
+def test_a_users_network_counts_by_what_is_in_it_and_not_by_where_it_lies(tmp_path: Path) -> None:
+    def recorded(name: str, content: bytes) -> dict[str, object]:
+        (tmp_path / name).write_bytes(content)
+        settings = VideoSettings(mask="onnx", mask_onnx=str(tmp_path / name), detector="motion")
+        return workers.without_paths(settings.to_dict())
+
+    first = recorded("first.onnx", b"weights")
+    assert recorded("moved.onnx", b"weights") == first
+    assert recorded("other.onnx", b"other weights") != first
+    assert str(tmp_path) not in json.dumps(first)
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert first["mask_onnx"] == f"sha256:{digest}"
+    settings = VideoSettings(mask="onnx", mask_onnx=str(tmp_path / "first.onnx"))
+    assert workers.asset_digests("video", settings.to_dict())["mask_onnx"] == digest
+
+
+def test_a_users_network_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
+    settings = VideoSettings(pose="onnx", pose_onnx=str(tmp_path / "gone.onnx"), detector="motion")
+    with pytest.raises(AssetError, match=r"pose_onnx: .*gone\.onnx cannot be read"):
+        workers.without_paths(settings.to_dict())

@@ -674,6 +674,18 @@ def test_people_cut_by_the_border_are_left_out_or_kept_and_marked(
     np.testing.assert_array_equal(kept.silhouettes[~kept.quality.is_cut], whole.silhouettes)
 
 
+def test_who_reaches_over_the_crop_is_told_from_who_leaves_the_picture(
+    write_clip, moving_block_images
+) -> None:
+    path = write_clip("block.mp4", moving_block_images)
+    settings = VideoSettings(**WITHOUT_NETWORKS, min_frames=10)
+    (track,) = PeopleFinder(settings)(path)
+    low = dataclasses.replace(track, boxes_px=track.boxes_px + np.float32([0, 40, 0, 0]))
+    sequences, rejects = PeopleDescriber(settings)(path, [low])
+    assert sequences == []
+    assert "cut by the crop" in rejects[0].detail
+
+
 def test_blurred_frames_are_left_out_when_asked(walk, walker_clip: Path) -> None:
     tracks, (plain,), _ = walk
     limit = float(np.median(plain.quality.sharpness))
