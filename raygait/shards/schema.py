@@ -75,7 +75,8 @@ SCHEMA = pa.schema(
         _required("sharpness", _list_of(pa.float32())),
         _required("is_cut", _list_of(pa.bool_())),
         _required("is_walking", _list_of(pa.bool_())),
-        # Of the whole track: its median person score, what was left out of it and why.
+        # Of the track, or the part of it that this is (`video.extraction.ExtractedSequence`): its
+        # median person score, what was left out of it and why.
         _required("track_person_score", pa.float64()),
         _required("left_out_indices", _list_of(pa.int32())),
         _required("left_out_reasons", _list_of(pa.string())),

@@ -17,6 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnxruntime
 import pyarrow as pa
 
 import raygait
@@ -305,13 +306,20 @@ def _one_person(
         longer, shorter = sorted(
             (kept, result), key=lambda one: (-len(one.frame_indices), one.track)
         )
-        yield RejectedTrack(
-            shorter.track,
-            "gate",
-            "extra-person",
-            f"{len(shorter.frame_indices)} frames; the clip's label is given to its longest track, "
-            f"{longer.track} with {len(longer.frame_indices)} frames or a longer one",
-        )
+        if shorter.part_of == longer.part_of:
+            reason = "long-track"
+            detail = (
+                f"{len(shorter.frame_indices)} frames, a part of track {shorter.part_of}, which is "
+                "cut for its length; the clip's label is given to its longest part: raise "
+                "max_frames to keep all"
+            )
+        else:
+            reason = "extra-person"
+            detail = (
+                f"{len(shorter.frame_indices)} frames; the clip's label is given to its longest "
+                f"track, {longer.track} with {len(longer.frame_indices)} frames or a longer one"
+            )
+        yield RejectedTrack(shorter.track, "gate", reason, detail)
         kept = longer
     if kept is not None:
         yield kept
@@ -449,9 +457,16 @@ def _provenance(kind: SourceKind, settings: Mapping[str, Any]) -> str:
             "raygait": raygait.__version__,
             "format_version": FORMAT_VERSION,
             "processing_version": PROCESSING_VERSION,
-            "packages": {name: metadata.version(name) for name in _PACKAGES[kind]},
+            "packages": {name: _version(name) for name in _PACKAGES[kind]},
             "assets": asset_digests(kind, settings),
             "settings": settings_digest(without_paths(settings)),
         },
         sort_keys=True,
     )
+
+
+def _version(package: str) -> str:
+    # Its build for GPUs is the same module under another name.
+    if package == "onnxruntime":
+        return str(onnxruntime.__version__)
+    return metadata.version(package)

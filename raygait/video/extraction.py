@@ -10,6 +10,7 @@ alone.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections import Counter
@@ -104,9 +105,12 @@ class ExtractedSequence:
         fps: Frame rate of the source; NaN when unknown.
         silhouettes: Aligned masks (`alignment.align`), 0..255.
         quality: What is known of each frame.
-        left_out: Frames of the track that are not among the rows, in order, and why.
-        track_person_score: Median person score over all frames of the track, those left out
-            included; NaN when unknown.
+        left_out: Frames of the track that are not among the rows, in order, and why. Of a track
+            that is cut for its length, those of this part; where a track is parted because another
+            person took it over, each of its sequences has all of them.
+        track_person_score: Median person score over the same frames, those left out included; NaN
+            when unknown.
+        part_of: `Track.number` of the track that this is, or is a part of; 0 for a folder of masks.
         silhouettes_128: The same masks aligned at 128 px; None when not asked for, as the others.
         heatmaps: Probability of the 17 COCO joints, 255 = 1.0.
         heatmap_windows_px: x0, y0, x1, y1 of what they cover in the source frame.
@@ -127,6 +131,7 @@ class ExtractedSequence:
     quality: FrameQuality
     left_out: tuple[tuple[int, Unseen], ...] = ()
     track_person_score: float = math.nan
+    part_of: int = 0
     silhouettes_128: UInt8[np.ndarray, "t 128 128"] | None = None
     heatmaps: UInt8[np.ndarray, "t 17 64 48"] | None = None
     heatmap_windows_px: Float32[np.ndarray, "t 4"] | None = None
@@ -449,6 +454,7 @@ class PeopleDescriber:
         score = float(np.median(notes.all_scores)) if notes.all_scores else math.nan
         with self.times.time("finish"):
             sequence = _sequence(number, sights, left_out, score, fps, self._settings.modalities)
+            sequence = dataclasses.replace(sequence, part_of=notes.track.number)
         walking_ratio = float(sequence.quality.is_walking.mean())
         if walking_ratio < self._settings.min_walking_ratio:
             detail = f"walks in {walking_ratio:.0%} of {len(sights)} frames, "
@@ -499,7 +505,7 @@ class _Sight:
         return float(np.hypot(*offset))
 
 
-@dataclass
+@dataclass(eq=False)
 class _Notes:
     """What is known so far of a track in view."""
 
@@ -561,6 +567,7 @@ def _sequence(
 ) -> ExtractedSequence:
     def stack(values: Iterable[np.ndarray | None]) -> np.ndarray | None:
         known = [value for value in values if value is not None]
+        assert len(known) in (0, len(sights))  # a modality is there for all frames or for none
         return np.stack(known) if known else None
 
     def each(name: str) -> Float32[np.ndarray, " t"]:

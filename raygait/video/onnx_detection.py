@@ -14,6 +14,8 @@ from raygait.errors import AssetError
 from raygait.video.detection import BoxFormat, Detections, DetectorName, suppress
 from raygait.video.onnx_networks import OnnxNetwork
 
+# Nobody is larger than this, in frames.
+_MAX_SIDE_RATIO = 2
 _FREE_SIZE_PX = 640
 _PAD_GREY = 114
 _PERSON = 0
@@ -90,6 +92,7 @@ class OnnxDetector:
         )
         if self._network.output_shape is not None:
             self._check(self._network.output_shape)
+        self(np.zeros((*self._size, 3), np.uint8))  # what the file leaves open shows in its answer
 
     def reset(self) -> None:
         """Nothing to forget: each frame is searched alone."""
@@ -117,7 +120,11 @@ class OnnxDetector:
         corner = np.array([left, top] * 2, np.float32)
         # Sides are rounded to whole pixels, each on its own.
         to_frame = np.array([width_px / inner[1], height_px / inner[0]] * 2, np.float32)
-        found = Detections((boxes - corner) * to_frame, scores)
+        boxes_px = (boxes - corner) * to_frame
+        # The exponential of a poor network's answer may be any size; cutting it out would not end.
+        sides_px = boxes_px[:, 2:] - boxes_px[:, :2]
+        is_possible = (sides_px <= _MAX_SIDE_RATIO * np.array([width_px, height_px])).all(axis=1)
+        found = Detections(boxes_px[is_possible], scores[is_possible])
         return found if self._boxes == "nms" else suppress([found])
 
     def _decode(

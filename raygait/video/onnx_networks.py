@@ -43,6 +43,7 @@ _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 # The heatmaps' 48 of 64 columns, in the crop of 256.
 _POSE_COLUMNS = slice(CROP_PX // 8, CROP_PX - CROP_PX // 8)
+_BLANK = np.zeros((CROP_PX, CROP_PX, 3), np.uint8)
 _POSE_INPUT, _POSE_OUTPUT = (256, 192), (17, 64, 48)
 
 
@@ -173,6 +174,7 @@ class OnnxPose:
                 )
         if self._network.output_shape is not None:
             self._check(self._network.output_shape)
+        self(_BLANK)  # what the file leaves open shows in its answer
 
     def __call__(self, crop: UInt8[np.ndarray, "256 256 3"]) -> UInt8[np.ndarray, "17 64 48"]:
         """Heatmaps of the person in the middle of an RGB crop, 255 = 1.0."""
@@ -213,6 +215,7 @@ class OnnxSegmenter:
         shape = self._network.output_shape
         if shape is not None:
             self._check(shape)
+        self(_BLANK)  # what the file leaves open shows in its answer
 
     def __call__(self, crop: UInt8[np.ndarray, "256 256 3"]) -> Bool[np.ndarray, "256 256"]:
         """The pixels of an RGB crop that are more likely person than not."""

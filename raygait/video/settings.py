@@ -81,7 +81,8 @@ class VideoSettings(BaseModel):
         1800,
         ge=1,
         description="Tracks with more usable frames than this are cut into sequences of so many: "
-        "memory holds up to 140 kB a frame of every person in view.",
+        "memory holds up to 140 kB a frame of every person in view. Of a clip that says who walks "
+        "one is kept, the others are rejects.",
     )
     min_height_px: float = Field(
         48.0, ge=0, description="Tracks whose median box is lower than this become rejects."

@@ -52,8 +52,8 @@ class PersonTracker:
         start_score: A box below this starts no track. Raising it loses people, lowering it
             starts tracks on things, which the gate on the person score has to sort out.
         firm_score: Boxes from here on are matched first, weaker ones to tracks left over.
-        max_gap_s: A track not seen for longer ends; who comes back is a new one, unless the
-            untangler joins both.
+        max_gap_s: A track not seen for longer, nor in two frames that were looked at, ends; who
+            comes back is a new one, unless the untangler joins both.
         min_iou: Least overlap of a box with where its track is expected.
         untangler: What goes over the tracks in the end; None leaves them as ByteTrack has them.
     """
@@ -85,8 +85,9 @@ class PersonTracker:
         self._fps = fps if fps > 0 else 25.0
         self._width_px = width_px
         self._tracker = ByteTrackTracker(
-            # The library counts this buffer in frames of a 30 fps clip.
-            lost_track_buffer=round(30 * self._max_gap_s),
+            # The library counts this buffer in frames of a 30 fps clip. However seldom a frame is
+            # looked at, the next one but one has to be in time.
+            lost_track_buffer=round(30 * max(self._max_gap_s, 2.5 * detect_every / self._fps)),
             # One step of its motion model is one call, whatever lies between in the clip.
             frame_rate=self._fps / detect_every,
             track_activation_threshold=self._start_score,

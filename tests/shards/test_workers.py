@@ -258,9 +258,12 @@ def test_the_label_of_a_clip_goes_to_its_longest_track(
 def test_the_longest_of_many_tracks_is_kept_and_all_others_are_named(
     extracted: ExtractedSequence,
 ) -> None:
-    def cut(track: int, length: int) -> ExtractedSequence:
+    def cut(track: int, length: int, *, part_of: int | None = None) -> ExtractedSequence:
         return dataclasses.replace(
-            extracted, track=track, frame_indices=extracted.frame_indices[:length]
+            extracted,
+            track=track,
+            part_of=track if part_of is None else part_of,
+            frame_indices=extracted.frame_indices[:length],
         )
 
     early = RejectedTrack(9, "gate", "short-track", "3 frames")
@@ -268,6 +271,10 @@ def test_the_longest_of_many_tracks_is_kept_and_all_others_are_named(
     assert [r.track for r in results if isinstance(r, ExtractedSequence)] == [1]
     reasons = {r.track: r.reason for r in results if isinstance(r, RejectedTrack)}
     assert reasons == {9: "short-track", **dict.fromkeys((2, 3, 4), "extra-person")}
+    # A walk that was cut for its length is not several people.
+    parts = workers._one_person([cut(1, 9), cut(5, 9, part_of=1), cut(6, 4, part_of=1)])
+    rejects = {r.track: r.reason for r in parts if isinstance(r, RejectedTrack)}
+    assert rejects == {5: "long-track", 6: "long-track"}
 
 
 def test_bad_clips_become_rejects_with_stage_and_reason(

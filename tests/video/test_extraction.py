@@ -67,7 +67,8 @@ def test_a_walker_in_full_view_is_one_clean_sequence(walk) -> None:
 @pytest.mark.slow
 def test_the_sports2d_walker_is_one_long_clean_sequence() -> None:
     sequences, _ = extract(asset("sports2d-demo"), VideoSettings())
-    (walker,) = [seq for seq in sequences if seq.frame_indices[0] >= 30]
+    # A man on a roof is found too, half as tall.
+    walker = max(sequences, key=lambda seq: float(np.median(seq.quality.mask_height_px)))
     # In full view from frame 50 (out from behind a tree) to 185 (before the border).
     assert set(range(50, 185)) <= set(walker.frame_indices.tolist())
     assert_is_a_good_walk(walker)

@@ -158,3 +158,19 @@ def test_two_whose_boxes_are_exchanged_in_a_crossing_keep_their_clothes() -> Non
     for track in tracks:
         steps_px = np.diff(track.boxes_px[:, 0])
         assert abs(np.sign(steps_px[:30]).mean() - np.sign(steps_px[-30:]).mean()) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("fps", "detect_every"),
+    [(25.0, 1), (25.0, 30), (29.97, 30), (23.976, 24), (12.0, 15), (1.0, 2), (0.5, 1)],
+)
+def test_a_person_is_followed_however_seldom_a_frame_is_looked_at(
+    fps: float, detect_every: int
+) -> None:
+    tracker = PersonTracker()
+    tracker.reset(fps, detect_every=detect_every)
+    box_px = np.array([[100, 50, 160, 200]], np.float32)
+    for number in range(12):
+        tracker.update(number * detect_every, Detections(box_px, np.array([0.9], np.float32)))
+    (track,) = tracker.tracks()
+    assert len(track) >= 10 * detect_every
