@@ -21,14 +21,14 @@ def test_four_people_who_cross_keep_their_identity() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_four_people_found_by_ssd_keep_their_identity_as_far_as_they_are_found() -> None:
-    """Of the 0.95 that ssd's boxes allow, on rendered people, 0.87 when this was written."""
+def test_four_people_found_by_ssd_keep_their_identity() -> None:
+    """Looked for eight times a second 0.91 of 0.95, in every frame 0.87, when this was written."""
     detector = make_detector("ssd")
-    scores = []
+    often, seldom = [], []
     for seed in SEEDS:
         truth, found, _, _ = watch(seed, detector, num_people=4)
-        scores.append(score(truth, follow(found, PersonTracker())))
-    reached = np.mean([one["IDF1"] for one in scores])
-    possible = np.mean([one["IDF1 if all were told apart"] for one in scores])
-    assert reached >= 0.82
-    assert reached >= 0.87 * possible
+        often.append(score(truth, follow(found, PersonTracker()))["IDF1"])
+        tracks = follow(found, PersonTracker(), detect_every=3)
+        seldom.append(score(truth, tracks)["IDF1"])
+    assert np.mean(seldom) >= 0.9
+    assert np.mean(often) >= 0.82

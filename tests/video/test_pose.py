@@ -131,6 +131,17 @@ def test_heatmaps_cover_the_middle_three_quarters_of_the_square() -> None:
     np.testing.assert_array_equal(heatmap_box_px(Window(10, 20, 80, 80)), [20, 20, 80, 100])
 
 
+def test_a_large_square_is_cut_in_two_steps_that_look_like_one() -> None:
+    image = np.random.default_rng(1).integers(0, 255, (1600, 1600, 3), np.uint8)
+    image = cv2.GaussianBlur(image, (0, 0), 3)
+    square = Window.square_around(np.array([550, 200, 1050, 1320], np.float32))
+    assert 1400 <= square.width_px <= 1414
+    assert square.width_px % (square.width_px // CROP_PX) == 0
+    x0, y0, x1, y1 = square.box_px.astype(int)
+    direct = cv2.resize(image[y0:y1, x0:x1], (CROP_PX, CROP_PX), interpolation=cv2.INTER_AREA)
+    assert np.abs(square.cut(image, CROP_PX).astype(int) - direct).mean() < 1.5
+
+
 def test_a_window_of_any_shape_is_made_a_square() -> None:
     image = np.zeros((100, 100, 3), np.uint8)
     image[20:80, 40:60] = 255
