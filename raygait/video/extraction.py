@@ -28,6 +28,7 @@ from raygait.video.alignment import align
 from raygait.video.appearance import describe_clothes, split_by_clothes
 from raygait.video.decode import Frame, open_video
 from raygait.video.detection import box_areas, intersections
+from raygait.video.networks import PoseEstimator, Segmenter
 from raygait.video.onnx_networks import OnnxPose, OnnxSegmenter
 from raygait.video.pose import (
     CROP_PX,
@@ -194,8 +195,12 @@ class PeopleDescriber:
         self._settings = settings
         self.times = StageTimes()
         self._blazepose = PoseNetwork() if "blazepose" in (settings.pose, settings.mask) else None
-        self._pose = OnnxPose(settings.pose_onnx) if settings.pose == "onnx" else None
-        self._segmenter = OnnxSegmenter(settings.mask_onnx) if settings.mask == "onnx" else None
+        self._pose: PoseEstimator | None = (
+            OnnxPose(settings.pose_onnx) if settings.pose == "onnx" else None
+        )
+        self._segmenter: Segmenter | None = (
+            OnnxSegmenter(settings.mask_onnx) if settings.mask == "onnx" else None
+        )
 
     def __call__(
         self, path: str | Path, tracks: list[Track]

@@ -254,6 +254,18 @@ def _rows(boxes: str) -> np.ndarray:
     return np.concatenate([centres, sides, certain, is_person, 0 * certain], axis=1)[np.newaxis]
 
 
+def test_a_box_much_larger_than_the_frame_is_let_go_and_the_others_stay(save: Save) -> None:
+    rows = np.array([[[10, 10, 40, 90, 0.9, 0], [-1e6, -1e6, 1e6, 1e6, 0.9, 0]]], np.float32)
+    path = save(
+        f"(float[1, 3, {HEIGHT_PX}, {WIDTH_PX}] x) => (float[1, 2, 6] y)",
+        "any = ReduceMean <keepdims = 0> (x) none = Mul (any, nought) y = Add (rows, none)",
+        nought=0.0,
+        rows=rows,
+    )
+    found = OnnxDetector(path, "nms")(np.zeros((HEIGHT_PX, WIDTH_PX, 3), np.uint8))
+    np.testing.assert_allclose(found.boxes_px, [(10, 10, 40, 90)])
+
+
 def test_scores_that_are_no_probabilities_are_refused(save: Save) -> None:
     with pytest.raises(AssetError, match=r"scores from .* to 3, expected 0\.\.1.*form yolov8"):
         OnnxDetector(blob_detector(save, "yolov8", score=3.0), "yolov8")(scene())
