@@ -8,10 +8,10 @@ declare, check, store and override each of them.
 from torch import nn
 
 from raygait.models.gaitgl import GaitGL
-from raygait.models.output import GaitOutput
+from raygait.models.output import Branch, GaitOutput
 
 MODELS: dict[str, type[nn.Module]] = {
     "gaitgl": GaitGL,
 }
 
-__all__ = ["MODELS", "GaitOutput"]
+__all__ = ["MODELS", "Branch", "GaitOutput"]

@@ -81,7 +81,7 @@ from raygait.models.layers import (
     check_frames,
     temporal_max,
 )
-from raygait.models.output import GaitOutput
+from raygait.models.output import Branch, GaitOutput
 
 Branches = Literal["both", "global", "local"]
 Join = Literal["concat", "sum"]
@@ -575,11 +575,20 @@ class GaitGL(nn.Module):
         mapped = self.embedding_linear(rows)
         # Flattened to [n * p, d]: the norm knows nothing of parts.
         embedding = self.embedding_norm(mapped.flatten(0, 1)).unflatten(0, mapped.shape[:2])
-        return GaitOutput(
-            embedding=embedding,
-            triplet_features=embedding,
-            logits=self.identity_linear(embedding),
-        )
+        return GaitOutput(embedding, {"main": Branch(embedding, self.identity_linear(embedding))})
+
+    def named_stages(self) -> dict[str, nn.Module]:
+        """The blocks whose output a description of the network shows, in order."""
+        blocks: dict[str, nn.Module] = {}
+        for number, stage in enumerate(self.stages, start=1):
+            assert isinstance(stage, _Stage)
+            for position, layer in enumerate(stage.layers, start=1):
+                blocks[f"stage {number} layer {position}"] = layer
+            if stage.pooling is not None:
+                blocks[f"stage {number} pooling"] = stage.pooling
+        blocks["spatial mapping"] = self.spatial_mapping
+        blocks["embedding linear"] = self.embedding_linear
+        return blocks
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """All parameters by purpose, so that a recipe may give each group its own rate.

@@ -194,6 +194,92 @@ class SeparateLinear(nn.Module):
         return torch.bmm(features.transpose(0, 1), self.weight).transpose(0, 1)
 
 
+class BatchNormNeck(nn.Module):
+    """Batch norm over all features of all parts, then cosine logits, part by part.
+
+    The "BNNeck" of Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person
+    Re-identification", https://arxiv.org/abs/1903.07071, as gait networks with separate parts use
+    it: each feature of each part has statistics of its own, features and class weights are scaled
+    to length 1, so that a logit is a cosine. Softmax needs a `scale` of 16 or so on top.
+
+    Args:
+        num_parts: Number of parts, each with class weights of its own.
+        in_features: Length of a part's vector.
+        num_subjects: k, length of the logits.
+    """
+
+    def __init__(self, num_parts: int, in_features: int, num_subjects: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(num_parts * in_features)
+        self.identity_linear = SeparateLinear(num_parts, in_features, num_subjects)
+
+    def forward(
+        self, features: Float[Tensor, "n p d"]
+    ) -> tuple[Float[Tensor, "n p d"], Float[Tensor, "n p k"]]:
+        """Normalise and classify.
+
+        Returns:
+            The features after the norm, of length 1 in each part, and the cosines.
+        """
+        normed = self.norm(features.flatten(1)).view_as(features)
+        normed = F.normalize(normed, dim=-1)
+        weight = F.normalize(self.identity_linear.weight, dim=1)
+        return normed, torch.bmm(normed.transpose(0, 1), weight).transpose(0, 1)
+
+
+class PerFrame(nn.Module):
+    """Run a 2-D network on each frame of a clip by itself.
+
+    Args:
+        network: Takes and returns `[m, c, h, w]`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, features: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n d t r v"]:
+        """Fold the frames into the batch, run, unfold."""
+        num_clips, num_frames = features.shape[0], features.shape[2]
+        # Clips stored channels-last become frames stored channels-last without a copy.
+        frames = self.network(features.transpose(1, 2).flatten(0, 1))
+        unfolded: Tensor = frames.unflatten(0, (num_clips, num_frames)).transpose(1, 2)
+        return unfolded
+
+
+class ResidualBlock2d(nn.Module):
+    """Two 3 x 3 convolutions with batch norm beside a shortcut: ResNet's basic block.
+
+    He et al., "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385.
+    The shortcut is a 1 x 1 convolution with batch norm where size or channels change.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Step of the first convolution in rows and columns.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.convolution1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.convolution2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.shortcut: nn.Sequential | None = None
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def forward(self, features: Float[Tensor, "m c h w"]) -> Float[Tensor, "m d r v"]:
+        """Convolve twice and add the shortcut."""
+        shortcut = features if self.shortcut is None else self.shortcut(features)
+        features = F.relu_(self.norm1(self.convolution1(features)))
+        features = self.norm2(self.convolution2(features))
+        return F.relu_(features + shortcut)
+
+
 def check_frames(
     frames: Tensor,
     *,

@@ -8,17 +8,32 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+class Branch(NamedTuple):
+    """What one branch of a network is trained by.
+
+    Attributes:
+        triplet_features: `[n, p, d]`, what a metric loss is computed on. The model's file says
+            whether this is the embedding itself.
+        logits: `[n, p, k]`, one unscaled score per part and training subject. `None` in a network
+            that has no classifier and is trained by triplets alone.
+    """
+
+    triplet_features: Float[Tensor, "n p d"]
+    logits: Float[Tensor, "n p k"] | None
+
+
 class GaitOutput(NamedTuple):
     """The result of one forward pass over `n` clips.
 
     Attributes:
         embedding: `[n, p, d]`, what identification and the benchmarks compare. The distance of
             two clips is the mean over the `p` parts of the Euclidean distance.
-        triplet_features: `[n, p, d]`, what a metric loss is computed on. The model's file says
-            whether this is the embedding itself.
-        logits: `[n, p, k]`, one unscaled score per part and training subject.
+        branches: Name -> branch, at least one; the loss is the sum over them. A network with one
+            calls it `main`.
+        mask_probabilities: `[n, 1, t, h, w]`, 0..1, where the network also segments: what a
+            segmentation loss is computed on.
     """
 
     embedding: Float[Tensor, "n p d"]
-    triplet_features: Float[Tensor, "n p d"]
-    logits: Float[Tensor, "n p k"]
+    branches: dict[str, Branch]
+    mask_probabilities: Float[Tensor, "n 1 t h w"] | None = None

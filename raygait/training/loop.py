@@ -24,6 +24,7 @@ from raygait.datasets import protocols
 from raygait.errors import TrainingError
 from raygait.losses.identity import IdentityLoss
 from raygait.losses.triplet import TripletLoss
+from raygait.models import GaitOutput
 from raygait.recipes.schema import Recipe, build_model, from_dict
 from raygait.shards import reader
 from raygait.training.checkpoint import load_checkpoint, save_checkpoint
@@ -146,20 +147,42 @@ class BatchLoss:
         self._triplet_weight = loss.triplet_weight
         self._identity_weight = loss.identity_weight
 
-    def __call__(self, output: Any, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss to differentiate, and what is worth recording."""
-        triplet = self._triplet(gather_with_gradient(output.triplet_features), gather(labels))
-        identity = self._identity(output.logits, labels)
-        loss = self._triplet_weight * triplet.loss + self._identity_weight * identity.loss
-        return loss, {
-            "loss": loss.detach(),
-            "triplet_loss": triplet.loss.detach(),
-            "identity_loss": identity.loss.detach(),
-            "active_triplet_ratio": triplet.active_ratio,
-            "mean_positive_distance": triplet.mean_positive,
-            "mean_negative_distance": triplet.mean_negative,
-            "accuracy": identity.accuracy,
-        }
+    def __call__(self, output: GaitOutput, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss to differentiate, the sum over the branches, and what is worth recording.
+
+        Raises:
+            TrainingError: The recipe weighs an identity loss and the network has no classifier.
+        """
+        everyones_labels = gather(labels)
+        total = output.embedding.new_zeros(())
+        measured: dict[str, list[Tensor]] = {}
+        for name, branch in output.branches.items():
+            triplet = self._triplet(gather_with_gradient(branch.triplet_features), everyones_labels)
+            total = total + self._triplet_weight * triplet.loss
+            values = {
+                "triplet_loss": triplet.loss.detach(),
+                "active_triplet_ratio": triplet.active_ratio,
+                "mean_positive_distance": triplet.mean_positive,
+                "mean_negative_distance": triplet.mean_negative,
+            }
+            if branch.logits is not None:
+                identity = self._identity(branch.logits, labels)
+                total = total + self._identity_weight * identity.loss
+                values |= {
+                    "identity_loss": identity.loss.detach(),
+                    "accuracy": identity.accuracy,
+                }
+            elif self._identity_weight:
+                raise TrainingError(
+                    f"branch {name!r} has no classifier for the identity loss: "
+                    "set loss.identity_weight to 0"
+                )
+            for metric, value in values.items():
+                measured.setdefault(metric, []).append(value)
+                if len(output.branches) > 1:
+                    measured[f"{metric}_{name}"] = [value]
+        means = {metric: torch.stack(values).mean() for metric, values in measured.items()}
+        return total, {"loss": total.detach(), **means}
 
 
 def train_step(
@@ -178,9 +201,10 @@ def train_step(
     loss, measured = criterion(output, batch.labels.to(device, non_blocking=True))
     values = {name: float(value) for name, value in measured.items()}
     if not math.isfinite(values["loss"]):
+        parts = ", ".join(f"{name} {value}" for name, value in values.items() if "_loss" in name)
         raise TrainingError(
             f"step {batch.step}: loss is {values['loss']} "
-            f"(triplet {values['triplet_loss']}, identity {values['identity_loss']}); "
+            f"({parts}); "
             f"lower optim.learning_rate or look at the clips of this step"
         )
     optimiser.zero_grad(set_to_none=True)

@@ -211,14 +211,19 @@ class TestEquations:
         model.set_mask_seed(7)
         masks = [mask.double() for mask in model.masks()]
         output = model(frames)
+        computed = {"embedding": output.embedding, **output.branches["main"]._asdict()}
         expected = literal_gaitgl(model, frames, masks)
         generator = torch.Generator().manual_seed(1)
         wanted = [frames, *model.parameters()]
         for name, value in expected.items():
-            torch.testing.assert_close(getattr(output, name), value)
-        pull = torch.randn(output.logits.shape, dtype=torch.float64, generator=generator)
+            torch.testing.assert_close(computed[name], value)
+        pull = torch.randn(
+            output.branches["main"].logits.shape, dtype=torch.float64, generator=generator
+        )
         torch.testing.assert_close(
-            torch.autograd.grad((output.logits * pull).sum(), wanted, materialize_grads=True),
+            torch.autograd.grad(
+                (output.branches["main"].logits * pull).sum(), wanted, materialize_grads=True
+            ),
             torch.autograd.grad((expected["logits"] * pull).sum(), wanted, materialize_grads=True),
         )
 
@@ -421,7 +426,8 @@ class TestSize:
     def test_the_large_plan_runs(self) -> None:
         model = GaitGL(5, input_size_px=(16, 12), **large_plan(width=1 / 32))
         output = model(clips(t=3, h=16, w=12))
-        assert [tuple(value.shape) for value in output] == [(2, 8, 16), (2, 8, 16), (2, 8, 5)]
+        shapes = [tuple(value.shape) for value in (output.embedding, *output.branches["main"])]
+        assert shapes == [(2, 8, 16), (2, 8, 16), (2, 8, 5)]
 
     def test_the_width_of_a_plan_scales_channels_alone(self) -> None:
         quarter = casiab_plan(width=0.25)
@@ -483,7 +489,7 @@ class TestSwitches:
             model.set_mask_seed(2)
             height, width = model.input_size_px
             frames = clips(t=9, h=height, w=width, c=model.in_channels)
-            logits = model(frames).logits.detach()
+            logits = model(frames).branches["main"].logits.detach()
             seen[name] = (num_parameters(model), logits / logits.abs().max())
         for (a, (count_a, logits_a)), (b, (count_b, logits_b)) in itertools.combinations(
             seen.items(), 2
@@ -515,7 +521,7 @@ class TestSwitches:
         norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm3d)]
         convolutions = [m for m in model.modules() if isinstance(m, nn.Conv3d)]
         assert len(norms) == len(convolutions)
-        model(clips()).logits.sum().backward()
+        model(clips()).branches["main"].logits.sum().backward()
         assert all(norm.num_batches_tracked == 1 for norm in norms)
         assert all(p.grad is not None for p in model.parameters())
         model.eval()
@@ -556,7 +562,7 @@ class TestModes:
 
     def test_the_embedding_is_what_the_triplet_loss_sees(self) -> None:
         output = small()(clips())
-        assert torch.equal(output.embedding, output.triplet_features)
+        assert torch.equal(output.embedding, output.branches["main"].triplet_features)
 
     def test_clips_in_any_memory_order_give_the_same_output(self) -> None:
         model = small(in_channels=3).eval()
@@ -572,8 +578,11 @@ class TestModes:
             output = model(frames)
         torch.testing.assert_close(output.embedding.float(), exact.embedding, rtol=0.1, atol=0.1)
         labels = torch.tensor([0, 0, 1, 1])
-        assert TripletLoss()(output.triplet_features, labels).loss.dtype == torch.float32
-        assert IdentityLoss()(output.logits, labels).loss.dtype == torch.float32
+        assert (
+            TripletLoss()(output.branches["main"].triplet_features, labels).loss.dtype
+            == torch.float32
+        )
+        assert IdentityLoss()(output.branches["main"].logits, labels).loss.dtype == torch.float32
 
 
 class TestContract:
@@ -643,7 +652,7 @@ class TestContract:
     def test_gradients_have_the_strides_of_their_weights(self, switches: dict[str, Any]) -> None:
         # DDP warns of others, and safetensors refuses weights that are not contiguous.
         model = small(**switches)
-        model(clips(c=model.in_channels)).logits.sum().backward()
+        model(clips(c=model.in_channels)).branches["main"].logits.sum().backward()
         for parameter in model.parameters():
             assert parameter.is_contiguous()
             assert parameter.grad is not None
@@ -729,8 +738,8 @@ def test_a_quarter_width_network_learns_one_batch_by_heart() -> None:
     for step in range(60):
         model.set_mask_seed(step)
         output = model(frames)
-        triplet = triplet_of(output.triplet_features, labels)
-        identity = identity_of(output.logits, labels)
+        triplet = triplet_of(output.branches["main"].triplet_features, labels)
+        identity = identity_of(output.branches["main"].logits, labels)
         optimizer.zero_grad()
         (triplet.loss + identity.loss).backward()
         optimizer.step()
@@ -743,7 +752,7 @@ def test_a_quarter_width_network_learns_one_batch_by_heart() -> None:
     model.eval()
     with torch.no_grad():
         output = model(frames)
-    assert float(identity_of(output.logits, labels).accuracy) == 1.0
+    assert float(identity_of(output.branches["main"].logits, labels).accuracy) == 1.0
     embedding = output.embedding.transpose(0, 1)  # [p, n, d]
     distances = torch.cdist(embedding, embedding).mean(dim=0)
     distances.fill_diagonal_(torch.inf)

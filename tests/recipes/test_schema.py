@@ -80,7 +80,7 @@ def test_the_recipe_decides_the_networks_width_and_classes() -> None:
     recipe = with_overrides(named.recipe("gaitgl-demo"), {"model.channels": [4, 8, 8]})
     output = build_model(recipe, 5)(torch.zeros(2, 1, 9, 32, 22))
     assert output.embedding.shape == (2, 32, 8)
-    assert output.logits.shape[2] == 5
+    assert output.branches["main"].logits.shape[2] == 5
 
 
 def test_a_recipe_cannot_be_changed_in_place() -> None:
