@@ -12,15 +12,16 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import ConfigDict, Field, SerializeAsAny
+from pydantic import ConfigDict, Field
 from torch import nn
 
 from raygait.errors import RecipeError
-from raygait.models import MODELS
-from raygait.recipes.options import MODEL_OPTIONS, ModelOptions
+from raygait.recipes.options import MODEL_OPTIONS, AnyModelOptions
 
 # Channels of one frame of a modality, as the network sees it.
 _CHANNELS = {"silhouettes": 1}
+# Sections whose keys are names that the recipe chooses.
+_FREE_SECTIONS = ("before", "optim.group_factors")
 
 
 class _Frozen(pydantic.BaseModel):
@@ -38,6 +39,9 @@ class DataOptions(_Frozen):
     """Width of a frame; narrower than the shard's means a cut of equal columns on both sides."""
     split: str = "casiab-lt"
     """Training and test subjects: `casiab-st`, `casiab-mt`, `casiab-lt`, or `first:N`."""
+    test_split: str = ""
+    """Split whose test subjects are scored, where the model is tested on another data set than it
+    was trained on; empty: `split`."""
     protocol: str = "casiab"
     """Benchmark protocol that scores the run."""
 
@@ -49,8 +53,33 @@ class ClipOptions(_Frozen):
     """Frames of a training clip; at test every frame is used."""
     order: Literal["ordered", "unordered"] = "ordered"
     """`ordered`: consecutive frames from a random start. `unordered`: random frames."""
+    skip_frames: Annotated[int, Field(ge=0)] = 0
+    """`ordered` only: the clip is cut from a window longer by this many frames, of which as many
+    are left out at random places; 0 keeps the frames consecutive."""
+    max_num_frames: Annotated[int, Field(gt=0)] | None = None
+    """Clips of unequal length: each step draws one between `num_frames` and this; the clips of a
+    batch have the same. If left out, all clips have `num_frames`."""
     flip_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of clips mirrored left to right, the whole clip at once."""
+    perspective_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of silhouette clips seen from a little higher, lower or aside."""
+    affine_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of silhouette clips sheared and scaled a little."""
+    rotate_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of silhouette clips turned by up to 10 degrees."""
+    erase_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of silhouette clips that lose a box of 5-20 % of the frame."""
+
+    @pydantic.model_validator(mode="after")
+    def _lengths_fit(self) -> ClipOptions:
+        if self.max_num_frames is not None and self.max_num_frames < self.num_frames:
+            raise ValueError(
+                f"max_num_frames ({self.max_num_frames}) must not be below num_frames "
+                f"({self.num_frames})"
+            )
+        if self.skip_frames and self.order == "unordered":
+            raise ValueError("skip_frames has no meaning for unordered frames")
+        return self
 
 
 class BatchOptions(_Frozen):
@@ -75,6 +104,12 @@ class LossOptions(_Frozen):
     """Factor on the logits before the softmax."""
     identity_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread over all subjects."""
+    triplet_squared: bool = False
+    """Compare squared distances; the margin is then one of squares."""
+    anchor_is_positive: bool = False
+    """Count each clip as a positive of itself too, as public code of the field does."""
+    branches: tuple[str, ...] = ()
+    """Branches of the network that count, by name; all of them if empty."""
 
 
 class OptimOptions(_Frozen):
@@ -95,6 +130,24 @@ class OptimOptions(_Frozen):
     """Steps at which the learning rate is multiplied by `gamma`; not used by `one-cycle`."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor on the learning rate at each milestone."""
+    group_factors: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Factor on the learning rate of a group of the model's parameters, by its name; a group with
+    factor 0 is frozen: its weights and the statistics of its norms stay as they are."""
+
+
+class PhaseOptions(_Frozen):
+    """A phase that trains before the recipe's own, which goes on from its weights."""
+
+    part: str = ""
+    """Network inside the model that runs and trains alone, by the name of its argument
+    (`segmenter`, `recogniser`); the whole model if empty."""
+    data: DataOptions = DataOptions()
+    clip: ClipOptions = ClipOptions()
+    batch: BatchOptions = BatchOptions()
+    loss: LossOptions = LossOptions()
+    optim: OptimOptions = OptimOptions()
+    num_steps: Annotated[int, Field(gt=0)] = 80_000
+    """Optimiser steps of the phase."""
 
 
 class Recipe(_Frozen):
@@ -104,7 +157,7 @@ class Recipe(_Frozen):
     """Name of the recipe this one started from."""
     source: str = ""
     """Paper and table the values come from, and the origin of each value the paper leaves out."""
-    model: SerializeAsAny[ModelOptions]
+    model: AnyModelOptions
     """Architecture and its switches."""
     data: DataOptions = DataOptions()
     clip: ClipOptions = ClipOptions()
@@ -112,23 +165,13 @@ class Recipe(_Frozen):
     loss: LossOptions = LossOptions()
     optim: OptimOptions = OptimOptions()
     num_steps: Annotated[int, Field(gt=0)] = 80_000
-    """Optimiser steps of the run."""
+    """Optimiser steps of the run; of its last phase, where it has phases before."""
+    before: dict[str, PhaseOptions] = {}
+    """Phases that train before, in this order, by name. The recipe itself is the last phase."""
     checkpoint_every_steps: Annotated[int, Field(gt=0)] = 1000
     """Steps between checkpoints; the last step always leaves one."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the initial weights, the batches, the clips and the masks."""
-
-    @pydantic.field_validator("model", mode="before")
-    @classmethod
-    def _options_of_the_architecture(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        architecture = value.get("architecture")
-        if architecture not in MODEL_OPTIONS:
-            raise ValueError(
-                f"model.architecture is {architecture!r}; known are {sorted(MODEL_OPTIONS)}"
-            )
-        return MODEL_OPTIONS[architecture].model_validate(dict(value))
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, fit for JSON; `from_dict` is its inverse."""
@@ -151,11 +194,10 @@ def build_model(recipe: Recipe, num_subjects: int) -> nn.Module:
     """
     data = recipe.data
     try:
-        return MODELS[recipe.model.architecture](
-            num_subjects,
+        return recipe.model.build(
+            num_subjects=num_subjects,
             in_channels=_CHANNELS[data.modality],
             input_size_px=(data.height_px, data.width_px),
-            **recipe.model.switches(),
         )
     except ValueError as error:
         raise RecipeError(f"recipe {recipe.name!r}: {error}") from error
@@ -164,7 +206,7 @@ def build_model(recipe: Recipe, num_subjects: int) -> nn.Module:
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, item in value.items():
-        if isinstance(item, Mapping):
+        if isinstance(item, Mapping) and item:
             flat.update(_flatten(item, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = item
@@ -201,6 +243,9 @@ def from_json(text: str) -> Recipe:
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     """The recipe with some dotted paths changed, checked as a whole.
 
+    Another `architecture` starts from that architecture's defaults, whatever the recipe's own
+    had. A section whose keys are free (`before`, `optim.group_factors`) can be given as a whole.
+
     Args:
         recipe: Where to start from; it is not changed.
         overrides: Dotted path -> value, such as `{"optim.learning_rate": 1e-3}`.
@@ -209,19 +254,30 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
         RecipeError: A path does not exist, or a value does not fit.
     """
     values = recipe.to_dict()
-    known = recipe.to_flat()
-    for path, value in overrides.items():
-        if path not in known:
+    # Architectures first: they decide which other paths there are.
+    for path in sorted(overrides, key=lambda path: not path.endswith(".architecture")):
+        value = overrides[path]
+        known = _flatten(values)
+        if path not in known and path not in _FREE_SECTIONS:
             raise RecipeError(
                 f"recipe {recipe.name!r} has no option {path!r}; "
                 f"near it: {_nearest(path, known) or sorted(known)}"
             )
-        node = values
         *parents, leaf = path.split(".")
+        if leaf == "architecture" and value != known[path]:
+            *parents, leaf = parents
+            value = _defaults_of(value, path)
+        node = values
         for parent in parents:
             node = node[parent]
         node[leaf] = value
     return from_dict(values)
+
+
+def _defaults_of(architecture: str, path: str) -> dict[str, Any]:
+    if architecture not in MODEL_OPTIONS:
+        raise RecipeError(f"{path} is {architecture!r}; known are {sorted(MODEL_OPTIONS)}")
+    return MODEL_OPTIONS[architecture](architecture=architecture).model_dump(mode="json")
 
 
 def _nearest(path: str, known: Mapping[str, Any]) -> list[str]:

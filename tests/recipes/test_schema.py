@@ -86,3 +86,39 @@ def test_the_recipe_decides_the_networks_width_and_classes() -> None:
 def test_a_recipe_cannot_be_changed_in_place() -> None:
     with pytest.raises(ValueError, match="frozen"):
         named.recipe("gaitgl-demo").seed = 3  # type: ignore[misc]
+
+
+def test_a_section_of_free_names_can_be_given_whole_and_by_its_parts() -> None:
+    recipe = with_overrides(
+        named.recipe("gaitgl-demo"),
+        {
+            "optim.group_factors": {"backbone": 0.5},
+            "before": {"warm": {"num_steps": 7, "loss": {"triplet_weight": 0.0}}},
+        },
+    )
+    assert recipe.optim.group_factors == {"backbone": 0.5}
+    assert recipe.to_flat()["before.warm.num_steps"] == 7
+    changed = with_overrides(
+        recipe, {"before.warm.num_steps": 9, "optim.group_factors.backbone": 0.0}
+    )
+    assert changed.before["warm"].num_steps == 9
+    assert changed.before["warm"].loss.triplet_weight == 0.0
+    assert changed.optim.group_factors == {"backbone": 0.0}
+    assert with_overrides(changed, changed.to_flat()) == changed
+    assert with_overrides(changed, {"before": {}}).before == {}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        pytest.param({"clip.max_num_frames": 3}, "max_num_frames", id="longest below shortest"),
+        pytest.param(
+            {"clip.skip_frames": 4, "clip.order": "unordered"}, "skip_frames", id="skips unordered"
+        ),
+        pytest.param({"model.architecture": "gaitgl2"}, "gaitgl2", id="unknown architecture"),
+        pytest.param({"optim.group_factors": {"a": -1.0}}, "group_factors", id="negative factor"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(overrides: dict, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        with_overrides(named.recipe("gaitgl-demo"), overrides)
