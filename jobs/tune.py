@@ -1,7 +1,9 @@
-r"""Train and score every combination of some recipe options, and print the best.
+r"""Train and score every combination of some recipe options, or a paper's ablation table.
 
     python jobs/tune.py gaitgl-demo --shards DIR --grid model.drop_ratio=0.1,0.3 \
         --grid optim.learning_rate=1e-3,3e-3 --num-workers 2
+    python jobs/tune.py gaitgl-table-5 --shards DIR          every row, beside the paper's numbers
+    python jobs/tune.py                                      lists recipes and tables
 
 Each --grid is a dotted path of the recipe and its values, in JSON where a value is a list:
 --grid 'model.channels=[8,16,16],[16,32,32]'. One MLflow run holds the grid, one child run each
@@ -30,7 +32,7 @@ class Options:
     """Train and score every combination of some recipe options, and print the best."""
 
     recipe: tyro.conf.Positional[str]
-    """Name of the recipe that all combinations start from."""
+    """Name of the recipe that all combinations start from, or of an ablation table."""
     shards: Path
     """Folder of shards, readable under this path by every node."""
     grid: Annotated[list[str], tyro.conf.arg(metavar="PATH=VALUE,VALUE"), tyro.conf.UseAppendAction]
@@ -60,41 +62,57 @@ class Options:
 
 
 def main() -> int:
-    """Parse, run the grid, print a line a combination."""
+    """Parse, run the grid or the table, print a line a cell."""
+    if len(sys.argv) < 2:
+        from raygait.recipes import ablations, named
+
+        print(__doc__)
+        print("Recipes:\n  " + "\n  ".join(sorted(named.RECIPES)))
+        print("Tables:\n  " + "\n  ".join(sorted(ablations.TABLES)))
+        return 0
     options = tyro.cli(Options, prog="tune.py", description=__doc__)
     # Imported late: torch, Ray and MLflow take seconds that --help need not wait for.
     from raygait.experiments import tracking
-    from raygait.recipes import named
+    from raygait.recipes import ablations, named
     from raygait.recipes.schema import with_overrides
-    from raygait.tuning.grid import run_grid
+    from raygait.tuning.grid import run_grid, run_table
 
     shared = {}
     for path, values in map(parse_values, options.shared):
         if len(values) != 1:
             raise RecipeError(f"--set {path} has {len(values)} values; --grid takes several")
         shared[path] = values[0]
-    recipe = with_overrides(named.recipe(options.recipe), shared)
     grid = dict(map(parse_values, options.grid))
+    table = ablations.TABLES.get(options.recipe)
+    if table is not None and grid:
+        raise RecipeError(f"{options.recipe} is a table, its rows are given: leave --grid out")
+    recipe = with_overrides(named.recipe(table.recipe if table else options.recipe), shared)
     parent = tracking.remembered_run(
         options.out / options.run_name / "mlflow.json",
         tracking.prepare(options.tracking_uri),
         options.experiment,
         options.run_name,
-        parameters={"recipe": recipe.name, **{f"grid.{path}": v for path, v in grid.items()}},
+        parameters={
+            **({"table": options.recipe} if table else {}),
+            "recipe": recipe.name,
+            **{f"grid.{path}": values for path, values in grid.items()},
+        },
     )
+    where = {
+        "shards": options.shards,
+        "out": options.out,
+        "name": options.run_name,
+        "parent": parent,
+        "metric": options.metric,
+        "num_workers": options.num_workers,
+        "num_threads": options.num_threads,
+        "use_gpu": options.use_gpu,
+    }
     with tracking.closing(parent), ray_session.start(address=options.address):
-        result = run_grid(
-            recipe,
-            grid,
-            options.shards,
-            options.out,
-            name=options.run_name,
-            parent=parent,
-            metric=options.metric,
-            num_workers=options.num_workers,
-            num_threads=options.num_threads,
-            use_gpu=options.use_gpu,
-        )
+        if table is not None:
+            result = run_table(table, shared, **where)
+        else:
+            result = run_grid(recipe, grid, **where)
     folder = options.out / options.run_name
     (folder / "grid.txt").write_text(result.to_text() + "\n")
     print(result.to_text())

@@ -9,6 +9,7 @@ from typing import Any
 
 from raygait.errors import RecipeError
 from raygait.recipes.options import MODEL_OPTIONS
+from raygait.recipes.papers import gaitgl
 from raygait.recipes.schema import (
     BatchOptions,
     ClipOptions,
@@ -19,21 +20,6 @@ from raygait.recipes.schema import (
 )
 
 _GaitGL: Any = MODEL_OPTIONS["gaitgl"]  # its fields are known at run time only
-
-GAITGL_CASIAB = Recipe(
-    name="gaitgl-casiab",
-    source=(
-        "GaitGL, journal version: section 4.2 (P, K, Adam, 1e-4, 80k steps, 30 frames, margin "
-        "0.2), expected Table 1: NM 98.0, BG 95.4, CL 87.3. Not printed: consecutive frames, "
-        "weight decay 5e-4 and the drop to 1e-5 at 70k steps are the ICCV release's; plain "
-        "cross-entropy."
-    ),
-    model=_GaitGL(),
-    data=DataOptions(split="casiab-lt"),
-    batch=BatchOptions(num_subjects=8, num_sequences=16),
-    optim=OptimOptions(milestones=(70_000,)),
-    num_steps=80_000,
-)
 
 GAITGL_DEMO = Recipe(
     name="gaitgl-demo",
@@ -52,7 +38,7 @@ GAITGL_DEMO = Recipe(
     checkpoint_every_steps=100,
 )
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (GAITGL_CASIAB, GAITGL_DEMO)}
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*gaitgl.RECIPES, GAITGL_DEMO)}
 
 
 def recipe(name: str) -> Recipe:

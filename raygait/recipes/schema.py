@@ -19,7 +19,13 @@ from raygait.errors import RecipeError
 from raygait.recipes.options import MODEL_OPTIONS, AnyModelOptions
 
 # Channels of one frame of a modality, as the network sees it.
-_CHANNELS = {"silhouettes": 1}
+_CHANNELS = {
+    "silhouettes": 1,
+    "silhouettes_128": 1,
+    "heatmaps": 17,
+    "heatmaps_redrawn": 17,
+    "rgb": 3,
+}
 # Sections whose keys are names that the recipe chooses.
 _FREE_SECTIONS = ("before", "optim.group_factors")
 
@@ -31,10 +37,12 @@ class _Frozen(pydantic.BaseModel):
 class DataOptions(_Frozen):
     """Which frames of which subjects a run sees."""
 
-    modality: Literal["silhouettes"] = "silhouettes"
+    modality: Literal["silhouettes", "silhouettes_128", "heatmaps", "heatmaps_redrawn", "rgb"] = (
+        "silhouettes"
+    )
     """Column of the shards that feeds the model."""
     height_px: Annotated[int, Field(gt=0)] = 64
-    """Height of a frame as the model sees it: what the shards hold (64), or a whole fraction."""
+    """Height of a frame as the model sees it: what the shards hold, or a whole fraction."""
     width_px: Annotated[int, Field(gt=0)] = 44
     """Width of a frame; narrower than the shard's means a cut of equal columns on both sides."""
     split: str = "casiab-lt"

@@ -1,4 +1,6 @@
-"""A grid over dotted recipe paths: each cell a Ray Train run, an MLflow child and a score.
+"""A grid over dotted recipe paths, or the rows of a paper's table: each cell is trained and scored.
+
+A cell is a Ray Train run and an MLflow child.
 
 A trial only waits for its own training run, so it asks for no CPU: the workers it starts do. Were
 it to hold one, as many trials as there are CPUs would each wait for ever for a worker. For the
@@ -31,11 +33,14 @@ from raygait.errors import (
 from raygait.evaluation.benchmark import score_model
 from raygait.experiments import tracking
 from raygait.experiments.tracking import Run
+from raygait.recipes.ablations import AblationTable
 from raygait.recipes.schema import Recipe, from_dict, with_overrides
 from raygait.training.launch import train
 
 _CELL_TAG = "raygait.cell"
 # Tune refuses a trial that asks for nothing; a byte of memory is as near as it goes.
+# Overrides, the whole recipe, printed numbers.
+_Planned = tuple[dict[str, Any], Recipe, Mapping[str, float]]
 _NEXT_TO_NOTHING = {"CPU": 0, "memory": 1}
 
 
@@ -44,11 +49,12 @@ class Cell:
     """One point of a grid.
 
     Attributes:
-        overrides: Dotted path -> value.
+        overrides: Dotted path -> value; of a table's row, `row` -> its name.
         scores: Name of a probe condition -> mean rank-1 in percent; empty if the cell failed.
         checkpoint: Folder of the trained model; empty if the cell failed.
         run_id: MLflow child run.
         error: Why the cell failed; empty if it did not.
+        printed: Metric -> the number that the paper prints for a table's row.
     """
 
     overrides: dict[str, Any]
@@ -56,6 +62,7 @@ class Cell:
     checkpoint: str
     run_id: str
     error: str = ""
+    printed: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,8 @@ class GridResult:
         for cell in self.cells:
             what = "  ".join(f"{path}={value}" for path, value in cell.overrides.items())
             got = cell.error or "  ".join(f"{name} {v:5.1f}" for name, v in cell.scores.items())
+            if cell.printed:
+                got += "   paper: " + "  ".join(f"{n} {v:5.1f}" for n, v in cell.printed.items())
             lines.append(f"{'*' if cell is best else ' '} {what}  ->  {got}")
         return "\n".join(lines)
 
@@ -137,16 +146,95 @@ def run_grid(
     combinations = [
         dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
     ]
-    recipes = [with_overrides(recipe, overrides) for overrides in combinations]
+    cells: list[_Planned] = [
+        (overrides, with_overrides(recipe, overrides), {}) for overrides in combinations
+    ]
+    return _run_cells(
+        cells,
+        shards,
+        out / name,
+        parent=parent,
+        metric=metric,
+        num_workers=num_workers,
+        num_threads=num_threads,
+        use_gpu=use_gpu,
+        max_failures=max_failures,
+    )
+
+
+def run_table(
+    table: AblationTable,
+    shared: Mapping[str, Any],
+    shards: Path,
+    out: Path,
+    *,
+    name: str,
+    parent: Run,
+    metric: str = "NM",
+    num_workers: int = 1,
+    num_threads: int = 1,
+    use_gpu: bool = False,
+    max_failures: int = 2,
+) -> GridResult:
+    """Train and score every row of a paper's table.
+
+    Args:
+        table: The table; rows keep its order and its printed numbers.
+        shared: Dotted path -> value that every row gets beside its own: a shorter run, say.
+        shards: As in `run_grid`, and so is what follows.
+        out: Folder of runs.
+        name: Name of the table's runs.
+        parent: MLflow run that the rows' runs are children of.
+        metric: Probe condition whose mean rank-1 decides.
+        num_workers: Workers of each row's training run.
+        num_threads: Threads and logical CPUs a worker.
+        use_gpu: One GPU a worker.
+        max_failures: Times a row's lost worker is replaced before the row fails.
+
+    Raises:
+        RecipeError: A path, a value or the metric does not fit; nothing has run then.
+        ClusterTooSmall: Not one row's workers fit into the cluster.
+        TrainingError: Every row failed.
+    """
+    cells: list[_Planned] = [
+        ({"row": row}, with_overrides(table.recipe_of(row), shared), dict(entry.printed))
+        for row, entry in table.rows.items()
+    ]
+    return _run_cells(
+        cells,
+        shards,
+        out / name,
+        parent=parent,
+        metric=metric,
+        num_workers=num_workers,
+        num_threads=num_threads,
+        use_gpu=use_gpu,
+        max_failures=max_failures,
+    )
+
+
+def _run_cells(
+    planned: Sequence[_Planned],
+    shards: Path,
+    folder: Path,
+    *,
+    parent: Run,
+    metric: str,
+    num_workers: int,
+    num_threads: int,
+    use_gpu: bool,
+    max_failures: int,
+) -> GridResult:
+    recipes = [recipe for _, recipe, _ in planned]
     if len({json.dumps(each.to_dict(), sort_keys=True) for each in recipes}) < len(recipes):
-        raise RecipeError("two combinations of the grid are the same recipe; name each value once")
-    known = protocols.protocol(recipe.data.protocol).probe_conditions
-    if metric not in known:
-        raise RecipeError(f"metric {metric!r} is none of {', '.join(known)}")
+        raise RecipeError("two cells are the same recipe; name each value once")
+    for recipe in recipes:
+        known = protocols.protocol(recipe.data.protocol).probe_conditions
+        if metric not in known:
+            raise RecipeError(f"metric {metric!r} is none of {', '.join(known)}")
     settings = {
-        "recipe": recipe.to_dict(),
         "shards": str(shards.absolute()),
-        "out": str(out.absolute() / name),
+        "out": str(folder.absolute()),
         "parent": {
             "tracking_uri": parent.tracking_uri,
             "experiment": parent.experiment,
@@ -162,17 +250,24 @@ def run_grid(
         ray.tune.with_resources(
             ray.tune.with_parameters(_run_cell, settings=settings), _NEXT_TO_NOTHING
         ),
-        param_space={"overrides": ray.tune.grid_search(combinations)},
+        param_space={
+            "cell": ray.tune.grid_search(
+                [
+                    {"overrides": overrides, "recipe": recipe.to_dict()}
+                    for overrides, recipe, _ in planned
+                ]
+            )
+        },
         tune_config=ray.tune.TuneConfig(
             max_concurrent_trials=_places(num_workers, num_threads, use_gpu=use_gpu)
         ),
         run_config=ray.tune.RunConfig(
-            name="trials", storage_path=str(out.absolute() / name), verbose=0
+            name="trials", storage_path=str(folder.absolute()), verbose=0
         ),
     )
-    results = {_key(result.config["overrides"]): result.metrics for result in tuner.fit()}
+    results = {_key(result.config["cell"]["overrides"]): result.metrics for result in tuner.fit()}
     cells = []
-    for overrides in combinations:
+    for overrides, _, printed in planned:
         got = results.get(_key(overrides)) or {}
         cells.append(
             Cell(
@@ -181,6 +276,7 @@ def run_grid(
                 checkpoint=got.get("checkpoint", ""),
                 run_id=got.get("run_id", ""),
                 error=got.get("error", "" if "scores" in got else "the trial was lost"),
+                printed=printed,
             )
         )
     _end_open_children(parent)
@@ -197,8 +293,8 @@ def _run_cell(config: dict[str, Any], settings: dict[str, Any]) -> None:
     A cell that fails reports why instead of raising: the other cells go on, and the reason reaches
     the table rather than a log on some node.
     """
-    overrides = config["overrides"]
-    recipe = with_overrides(from_dict(settings["recipe"]), overrides)
+    overrides = config["cell"]["overrides"]
+    recipe = from_dict(config["cell"]["recipe"])
     parent = Run(**settings["parent"])
     run = _child(parent, overrides, recipe)
     try:

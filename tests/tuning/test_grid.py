@@ -5,8 +5,10 @@ import pytest
 from raygait.errors import ClusterTooSmall, RecipeError, TrainingError
 from raygait.experiments import tracking
 from raygait.recipes import named
+from raygait.recipes.ablations import AblationTable, Row
+from raygait.recipes.saved_model import load_model
 from raygait.recipes.schema import Recipe, with_overrides
-from raygait.tuning.grid import Cell, GridResult, run_grid
+from raygait.tuning.grid import Cell, GridResult, run_grid, run_table
 
 
 def _recipe() -> Recipe:
@@ -22,6 +24,52 @@ def _recipe() -> Recipe:
             "checkpoint_every_steps": 2,
         },
     )
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(420)
+def test_a_table_trains_its_rows_in_order_and_shows_the_papers_numbers(
+    walker_shards: Path, tmp_path: Path
+) -> None:
+    uri = tracking.prepare(f"sqlite:///{tmp_path}/mlflow.db")
+    parent = tracking.open_run(uri, "tests", "table")
+    table = AblationTable(
+        "a table",
+        "gaitgl-demo",
+        {
+            "max": Row({"model.spatial_mapping": "max"}, {"NM": 97.8}),
+            "wide": Row({"data.split": "first:3"}, {}, recipe="gaitgl-casiab"),
+            "gem": Row({}, {"NM": 98.0}),
+        },
+    )
+    own = _recipe().to_flat()
+    shared = {
+        path: own[path]
+        for path in (
+            "model.channels",
+            "clip.num_frames",
+            "batch.num_subjects",
+            "batch.num_sequences",
+            "num_steps",
+            "checkpoint_every_steps",
+        )
+    } | {"data.split": "first:4"}
+    with tracking.closing(parent):
+        result = run_table(
+            table, shared, walker_shards, tmp_path / "runs", name="t", parent=parent, max_failures=0
+        )
+    assert [cell.overrides for cell in result.cells] == [
+        {"row": "max"},
+        {"row": "wide"},
+        {"row": "gem"},
+    ]
+    assert all(0 <= cell.scores["NM"] <= 100 for cell in result.cells)
+    lines = result.to_text().splitlines()
+    assert "paper: NM  97.8" in lines[0]
+    assert "paper" not in lines[1]
+    # A row that starts from another recipe has that recipe's input size.
+    assert load_model(Path(result.cells[1].checkpoint)).recipe.data.height_px == 64
+    assert load_model(Path(result.cells[2].checkpoint)).recipe.data.height_px == 32
 
 
 @pytest.mark.ray

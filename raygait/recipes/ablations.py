@@ -1,0 +1,137 @@
+"""The papers' ablation tables as data: row -> overrides of a recipe -> the printed numbers.
+
+A row is trained by `python jobs/tune.py --table gaitgl-table-5 ...`; the default of every switch is
+the row that the paper proposes, so that row has no overrides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from raygait.errors import RecipeError
+from raygait.recipes import named
+from raygait.recipes.schema import Recipe, with_overrides
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        overrides: Dotted path of the recipe -> value. Empty for the row the paper proposes.
+        printed: Metric -> the number in the paper.
+        recipe: Recipe the row starts from, where it is another than the table's.
+        note: What the reader has to know beside the numbers.
+    """
+
+    overrides: Mapping[str, Any]
+    printed: Mapping[str, float]
+    recipe: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class AblationTable:
+    """A table, or the part of a figure, that a paper prints.
+
+    Attributes:
+        source: Paper and table, data set, metric, and slips of the print.
+        recipe: Recipe that the rows start from.
+        rows: Name -> row, in the paper's order.
+    """
+
+    source: str
+    recipe: str
+    rows: Mapping[str, Row] = field(repr=False)
+
+    def recipe_of(self, row: str) -> Recipe:
+        """The recipe of one row.
+
+        Raises:
+            RecipeError: The table has no such row.
+        """
+        if row not in self.rows:
+            raise RecipeError(f"{self.source}: no row {row!r}; there are {list(self.rows)}")
+        entry = self.rows[row]
+        return with_overrides(named.recipe(entry.recipe or self.recipe), entry.overrides)
+
+
+def table(name: str) -> AblationTable:
+    """A table by its name.
+
+    Raises:
+        RecipeError: There is none of this name.
+    """
+    if name not in TABLES:
+        raise RecipeError(f"no ablation table is named {name!r}; there are {sorted(TABLES)}")
+    return TABLES[name]
+
+
+def _casiab(nm: float, bg: float, cl: float) -> dict[str, float]:
+    return {"NM": nm, "BG": bg, "CL": cl}
+
+
+_GAITGL = {
+    "gaitgl-table-5": AblationTable(
+        "GaitGL (journal) Table 5, CASIA-B, rank-1 in percent",
+        "gaitgl-casiab",
+        {
+            "global": Row({"model.branches": "global"}, _casiab(97.4, 94.5, 85.1)),
+            "local strips vertical": Row({"model.branches": "local"}, _casiab(97.3, 94.8, 85.8)),
+            "fixed parts": Row({"model.mask_strategy": "fixed_parts"}, _casiab(97.7, 95.0, 86.0)),
+            "parts horizontal": Row(
+                {"model.mask_strategy": "part_horizontal"}, _casiab(97.9, 95.6, 86.9)
+            ),
+            "parts vertical": Row(
+                {"model.mask_strategy": "part_vertical"}, _casiab(98.0, 95.6, 87.0)
+            ),
+            "strips horizontal": Row(
+                {"model.mask_strategy": "strip_horizontal"}, _casiab(97.7, 95.4, 87.2)
+            ),
+            "strips vertical": Row({}, _casiab(98.0, 95.4, 87.3)),
+            "pixels": Row({"model.mask_strategy": "pixel"}, _casiab(97.8, 95.5, 86.3)),
+        },
+    ),
+    "gaitgl-table-6": AblationTable(
+        "GaitGL (journal) Table 6, CASIA-B, rank-1 in percent; its caption swaps Max and Avg",
+        "gaitgl-casiab",
+        {
+            "max": Row({"model.spatial_mapping": "max"}, _casiab(97.8, 94.8, 85.4)),
+            "avg": Row({"model.spatial_mapping": "avg"}, _casiab(97.2, 94.6, 84.9)),
+            "both": Row({"model.spatial_mapping": "both"}, _casiab(97.7, 94.7, 85.1)),
+            "gem": Row({}, _casiab(98.0, 95.4, 87.3)),
+        },
+    ),
+    "gaitgl-table-7": AblationTable(
+        "GaitGL (journal) Table 7, CASIA-B, rank-1 in percent",
+        "gaitgl-casiab",
+        {
+            "sp sp": Row({"model.pooling": ["sp", "sp", None]}, _casiab(96.5, 91.4, 78.2)),
+            "sp lta": Row({"model.pooling": ["sp", "lta", None]}, _casiab(97.5, 94.5, 84.2)),
+            "lta sp": Row({}, _casiab(98.0, 95.4, 87.3)),
+            "lta lta": Row({"model.pooling": ["lta", "lta", None]}, _casiab(96.3, 92.3, 80.5)),
+        },
+    ),
+    "gaitgl-figure-4": AblationTable(
+        "GaitGL (journal) Fig. 4 (the text calls it 4.3), CASIA-B: curves without numbers, "
+        "described as stable",
+        "gaitgl-casiab",
+        {
+            f"{strategy} {ratio}": Row(
+                {"model.mask_strategy": strategy, "model.drop_ratio": ratio}, {}
+            )
+            for strategy, ratios in (
+                ("part_horizontal", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
+                ("part_vertical", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
+                ("strip_horizontal", (0.1, 0.2, 0.3, 0.4, 0.5)),
+                ("strip_vertical", (0.1, 0.2, 0.3, 0.4, 0.5)),
+                ("pixel", (0.1, 0.2, 0.3, 0.4, 0.5)),
+            )
+            for ratio in ratios
+        },
+    ),
+}
+
+TABLES: dict[str, AblationTable] = {**_GAITGL}

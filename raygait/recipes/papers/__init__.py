@@ -1,0 +1,1 @@
+"""The recipes of the papers, one module a paper; `raygait.recipes.named` collects them."""
