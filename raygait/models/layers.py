@@ -69,6 +69,28 @@ class Convolution3d(nn.Conv3d):
         return F.conv3d(features, weight, None, self.stride, self.padding)
 
 
+class Convolution2d(nn.Conv2d):
+    """A 2-D convolution without bias that may be given frames in any memory order.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel: Extent in rows and columns, odd; the input is padded so that stride 1 keeps its
+            size.
+        stride: Step in rows and columns.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+
+    def forward(self, features: Float[Tensor, "m c h w"]) -> Float[Tensor, "m d r v"]:
+        """Convolve."""
+        weight = self.weight.flatten().view_as(self.weight)  # as in `Convolution3d`
+        return F.conv2d(features, weight, None, self.stride, self.padding)
+
+
 def temporal_max(features: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c h w"]:
     """Keep the largest value over all frames (GaitGL Eq. 7), so that any length gives one map.
 
@@ -242,7 +264,11 @@ class PerFrame(nn.Module):
         """Fold the frames into the batch, run, unfold."""
         num_clips, num_frames = features.shape[0], features.shape[2]
         # Clips stored channels-last become frames stored channels-last without a copy.
-        frames = self.network(features.transpose(1, 2).flatten(0, 1))
+        frames = features.transpose(1, 2).flatten(0, 1)
+        if frames.device.type == "cpu" and frames.shape[1] == 1:
+            # But for one channel, whose stride the view has made up.
+            frames = frames.squeeze(1).contiguous().unsqueeze(-1).permute(0, 3, 1, 2)
+        frames = self.network(frames)
         unfolded: Tensor = frames.unflatten(0, (num_clips, num_frames)).transpose(1, 2)
         return unfolded
 
@@ -261,14 +287,14 @@ class ResidualBlock2d(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
         super().__init__()
-        self.convolution1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.convolution1 = Convolution2d(in_channels, out_channels, 3, stride=stride)
         self.norm1 = nn.BatchNorm2d(out_channels)
-        self.convolution2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.convolution2 = Convolution2d(out_channels, out_channels, 3)
         self.norm2 = nn.BatchNorm2d(out_channels)
         self.shortcut: nn.Sequential | None = None
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                Convolution2d(in_channels, out_channels, 1, stride=stride),
                 nn.BatchNorm2d(out_channels),
             )
 
