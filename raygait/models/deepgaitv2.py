@@ -2,7 +2,7 @@
 
 Chao Fan, Saihui Hou, Yongzhen Huang, Shiqi Yu. https://arxiv.org/abs/2303.03301. GaitBase with
 temporal convolutions in its last three stages, and deeper: full ones, or ones factored into space
-and time. LGDiffGait builds on it.
+and time. LGDiffGait builds on it. Written from the shapes and the order of layers of released weights.
 
 Symbols
     X          silhouettes                              `frames`     [n, c, t, h, w]
@@ -10,7 +10,7 @@ Symbols
     2D, 3D, P3D                                         `mode`
     depth      10, 14, 18, 22, 30 layers                2 x (sum of `num_blocks` + 1)
 
-Structure (the paper prints no equations)
+Structure
     Stem, stage 1         a 3 x 3 convolution and a stage of `layers.ResidualBlock2d`, each frame by
                           itself in every mode
     Stages 2-4            `layers.ResidualBlock2d`, `ResidualBlock3d` or `PseudoResidualBlock3d`
@@ -34,8 +34,8 @@ Where the paper is silent (* = as the authors' release does)
     Logits           Cosines after it *; the cross-entropy needs a scale (the release: 16).
     Embedding        The vectors before the norm *. Some released weights are only as good as
                      printed with those after it: `embedding="after_norm"`.
-    Depth            The release uses 22 layers on the large sets taken outdoors and 10 on those of
-                     the laboratory. Default 22.
+    Depth            The release has 22 layers for the two large sets from the wild and 10 for all
+                     others. Default 22.
     Initial weights  torch's own; Xavier's, part by part, for the separate layers.
 """
 
@@ -50,6 +50,7 @@ from torch import Tensor, nn
 
 from raygait.models.layers import (
     BatchNormNeck,
+    Convolution2d,
     Convolution3d,
     PartPooling,
     PerFrame,
@@ -102,13 +103,13 @@ class PseudoResidualBlock3d(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
         super().__init__()
-        self.convolution1 = PerFrame(nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False))
+        self.convolution1 = PerFrame(Convolution2d(in_channels, out_channels, 3, stride=stride))
         self.norm1 = nn.BatchNorm3d(out_channels)
         self.temporal_convolution = Convolution3d(
             out_channels, out_channels, (3, 1, 1), padding=(1, 0, 0)
         )
         self.temporal_norm = nn.BatchNorm3d(out_channels)
-        self.convolution2 = PerFrame(nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False))
+        self.convolution2 = PerFrame(Convolution2d(out_channels, out_channels, 3))
         self.norm2 = nn.BatchNorm3d(out_channels)
         self.shortcut = _shortcut(in_channels, out_channels, stride)
 
@@ -212,7 +213,7 @@ class DeepGaitV2(nn.Module):
         self.stem = PerFrame(
             nn.Sequential(
                 OrderedDict(
-                    convolution=nn.Conv2d(in_channels, channels[0], 3, 1, 1, bias=False),
+                    convolution=Convolution2d(in_channels, channels[0], 3),
                     norm=nn.BatchNorm2d(channels[0]),
                     activation=nn.ReLU(inplace=True),
                 )

@@ -3,14 +3,14 @@
 Chao Fan, Junhao Liang, Chuanfu Shen, Saihui Hou, Yongzhen Huang, Shiqi Yu. CVPR 2023,
 https://arxiv.org/abs/2211.06597. Plain blocks only: a residual network on each frame, the maximum
 over time, horizontal parts, one linear layer and one batch-norm neck a part. Papers since compare
-with it.
+with it. Written from the shapes and the order of layers of released weights.
 
 Symbols
     X          silhouettes                              `frames`     [n, c, t, h, w]
     F          map of one frame                         [n, c, t, r, v] after `stages`
     f_j        vector of part j                         [n, p, c] after `part_pooling`
 
-Structure (the paper prints no equations)
+Structure
     ResNet-like backbone  `stem`, `stages` of `layers.ResidualBlock2d`, each frame by itself
     Temporal pooling      `layers.temporal_max`
     Horizontal pyramid    `part_pooling`: mean + maximum of each of p strips
@@ -42,6 +42,7 @@ from torch import Tensor, nn
 
 from raygait.models.layers import (
     BatchNormNeck,
+    Convolution2d,
     PartPooling,
     PerFrame,
     ResidualBlock2d,
@@ -128,7 +129,7 @@ class GaitBase(nn.Module):
         self.stem = PerFrame(
             nn.Sequential(
                 OrderedDict(
-                    convolution=nn.Conv2d(in_channels, channels[0], 3, 1, 1, bias=False),
+                    convolution=Convolution2d(in_channels, channels[0], 3),
                     norm=nn.BatchNorm2d(channels[0]),
                     activation=nn.ReLU(inplace=True),
                 )
