@@ -7,11 +7,25 @@ paper puts one network into another, so that a recipe can declare, check, store 
 
 from torch import nn
 
+from raygait.models.deepgaitv2 import DeepGaitV2
+from raygait.models.gaitbase import GaitBase
 from raygait.models.gaitgl import GaitGL
+from raygait.models.gaitgl_iccv import GaitGLFixed
+from raygait.models.gaitpart import GaitPart
+from raygait.models.gaitset import GaitSet
+from raygait.models.lgdiffgait import LGDiffGait
+from raygait.models.lmgcs import LMGCS
 from raygait.models.output import Branch, GaitOutput
 
 MODELS: dict[str, type[nn.Module]] = {
+    "deepgaitv2": DeepGaitV2,
+    "gaitbase": GaitBase,
     "gaitgl": GaitGL,
+    "gaitgl_iccv": GaitGLFixed,
+    "gaitpart": GaitPart,
+    "gaitset": GaitSet,
+    "lgdiffgait": LGDiffGait,
+    "lmgcs": LMGCS,
 }
 
 # Networks [m, 3, h, w] -> [m, 1, h, w] that find the person in a crop, for GaitEdge.

@@ -9,7 +9,7 @@ from typing import Any
 
 from raygait.errors import RecipeError
 from raygait.recipes.options import MODEL_OPTIONS
-from raygait.recipes.papers import gaitgl
+from raygait.recipes.papers import baselines, gaitgl
 from raygait.recipes.schema import (
     BatchOptions,
     ClipOptions,
@@ -38,7 +38,9 @@ GAITGL_DEMO = Recipe(
     checkpoint_every_steps=100,
 )
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*gaitgl.RECIPES, GAITGL_DEMO)}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (*baselines.RECIPES, *gaitgl.RECIPES, GAITGL_DEMO)
+}
 
 
 def recipe(name: str) -> Recipe:

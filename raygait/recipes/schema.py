@@ -16,7 +16,12 @@ from pydantic import ConfigDict, Field
 from torch import nn
 
 from raygait.errors import RecipeError
-from raygait.recipes.options import MODEL_OPTIONS, AnyModelOptions
+from raygait.recipes.options import (
+    MODEL_OPTIONS,
+    AnyModelOptions,
+    ModelOptions,
+    options_of_any,
+)
 
 # Channels of one frame of a modality, as the network sees it.
 _CHANNELS = {
@@ -149,6 +154,8 @@ class PhaseOptions(_Frozen):
     part: str = ""
     """Network inside the model that runs and trains alone, by the name of its argument
     (`segmenter`, `recogniser`); the whole model if empty."""
+    switches: dict[str, Any] = {}
+    """Switches of the model that have another value in this phase, by name."""
     data: DataOptions = DataOptions()
     clip: ClipOptions = ClipOptions()
     batch: BatchOptions = BatchOptions()
@@ -180,6 +187,45 @@ class Recipe(_Frozen):
     """Steps between checkpoints; the last step always leaves one."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the initial weights, the batches, the clips and the masks."""
+
+    @pydantic.model_validator(mode="after")
+    def _phases_fit_the_model(self) -> Recipe:
+        for name in self.before:
+            self.phase(name)
+        return self
+
+    def phase(self, name: str) -> Recipe:
+        """The recipe of one phase by itself, without phases before.
+
+        Args:
+            name: Key of `before`.
+
+        Raises:
+            ValueError: The phase's part is no network of the model, or its switches do not fit.
+        """
+        options = self.before[name]
+        model = self.model
+        if options.part:
+            inside = getattr(model, options.part, None)
+            if not isinstance(inside, ModelOptions):
+                raise ValueError(
+                    f"before.{name}.part ({options.part!r}) is no network of the model"
+                )
+            model = inside
+        changed = {**model.model_dump(mode="json"), **options.switches}
+        return self.model_copy(
+            update={
+                "name": f"{self.name}/{name}",
+                "model": options_of_any(changed),
+                "data": options.data,
+                "clip": options.clip,
+                "batch": options.batch,
+                "loss": options.loss,
+                "optim": options.optim,
+                "num_steps": options.num_steps,
+                "before": {},
+            }
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, fit for JSON; `from_dict` is its inverse."""
