@@ -341,9 +341,12 @@ def _nearest(path: str, known: Mapping[str, Any]) -> list[str]:
 
 
 def _explain(error: pydantic.ValidationError) -> str:
-    lines = [
-        f"{'.'.join(str(part) for part in item['loc']) or 'recipe'}: {item['msg']}"
-        f" (got {item.get('input')!r})"
-        for item in error.errors(include_url=False)
-    ]
+    lines = []
+    for item in error.errors(include_url=False):
+        path = ".".join(str(part) for part in item["loc"]) or "recipe"
+        got = item.get("input")
+        # What is wrong with a whole section says its message; the section would bury it.
+        lines.append(
+            f"{path}: {item['msg']}" + ("" if isinstance(got, Mapping) else f" (got {got!r})")
+        )
     return "; ".join(lines)

@@ -122,3 +122,34 @@ def test_a_section_of_free_names_can_be_given_whole_and_by_its_parts() -> None:
 def test_options_that_contradict_each_other_are_refused(overrides: dict, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         with_overrides(named.recipe("gaitgl-demo"), overrides)
+
+
+def test_a_phase_is_a_recipe_of_its_own_with_the_models_other_switches() -> None:
+    recipe = with_overrides(
+        named.recipe("gaitgl-demo"),
+        {
+            "model.architecture": "lmgcs",
+            "before": {"first": {"switches": {"phase": "a"}, "num_steps": 7}},
+        },
+    )
+    phase = recipe.phase("first")
+    assert phase.name == "gaitgl-demo/first"
+    assert phase.model.switches()["phase"] == "a"
+    assert phase.num_steps == 7
+    assert phase.before == {}
+    assert phase.seed == recipe.seed
+    assert recipe.model.switches()["phase"] == "joint"
+
+
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        pytest.param({"part": "recogniser"}, r"part \('recogniser'\)", id="no such network"),
+        pytest.param({"switches": {"drop": 0.5}}, "drop", id="no such switch"),
+        pytest.param({"switches": {"drop_ratio": "half"}}, "drop_ratio", id="no such value"),
+    ],
+)
+def test_a_phase_that_does_not_fit_the_model_is_refused(phase: dict, message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        with_overrides(named.recipe("gaitgl-demo"), {"before": {"first": phase}})
+    assert len(str(caught.value)) < 300
