@@ -98,7 +98,8 @@ def large_plan(*, width: float = 1.0) -> Plan:
 
 
 def _scaled(channels: tuple[int, ...], width: float) -> tuple[int, ...]:
-    return tuple(max(4, round(count * width)) for count in channels)
+    # Multiples of 4, the default of `squeeze`.
+    return tuple(4 * max(1, round(count * width / 4)) for count in channels)
 
 
 class FocalBlock(nn.Module):
