@@ -24,8 +24,8 @@ Differences from the journal's network
     one spatial pooling; fewer channels.
 
 Where the paper is silent, or has several versions (* = as public releases do)
-    Large plan       Two convolutions everywhere, 64, 128, 256 channels and two strips *. Another
-                     release of the authors has one layer less at each end:
+    Large plan       Two convolutions in the stem, two layers each of 64, 128, 256 channels, two
+                     strips *. Another release has one of the stem and one of 64 channels less:
                      `stem_channels=(32,)`, `channels=(64, 128, 128, 256, 256)`,
                      `pool_after_layer=1`, `num_strips=2`.
     Strips           8 in the plan for 74 subjects, 2 in the large one *; each is padded with zeros

@@ -177,10 +177,10 @@ class MicroMotion(nn.Module):
     def forward(self, parts: Float[Tensor, "n e t"]) -> Float[Tensor, "n e t"]:
         """Summarise the frames around each, `e = p * c` features, part by part."""
         narrow = F.leaky_relu_(self.squeeze(parts), _NEGATIVE_SLOPE)
-        attention = self.expand(narrow).sigmoid()
-        around = {"kernel_size": self.window, "stride": 1, "padding": self.window // 2}
-        motion = F.avg_pool1d(parts, **around) + F.max_pool1d(parts, **around)
-        return attention * motion
+        attention: Tensor = self.expand(narrow).sigmoid()
+        mean = F.avg_pool1d(parts, self.window, 1, self.window // 2)
+        largest = F.max_pool1d(parts, self.window, 1, self.window // 2)
+        return attention * (mean + largest)
 
 
 class TemporalFeatureAggregation(nn.Module):
@@ -200,8 +200,8 @@ class TemporalFeatureAggregation(nn.Module):
     def forward(self, parts: Float[Tensor, "n t p c"]) -> Float[Tensor, "n p c"]:
         """Make one vector of each part."""
         features = parts.flatten(2).transpose(1, 2).contiguous()  # [n, p * c, t]
-        strongest = (self.short(features) + self.long(features)).max(dim=2).values
-        return strongest.unflatten(1, parts.shape[2:])
+        strongest: Tensor = (self.short(features) + self.long(features)).max(dim=2).values
+        return strongest.view(parts.shape[0], *parts.shape[2:])
 
 
 class GaitPart(nn.Module):
