@@ -55,8 +55,9 @@ Where the paper is silent, or says two things (* = as DeepGaitV2, which section 
     Head             A separate layer for each part, 512 to 256 *, then `layers.BatchNormNeck`. The
                      triplet features are what enters the norm *. So is the embedding *;
                      `embedding="after_norm"` takes what leaves it, scaled to length 1.
-    Initial weights  A tenth of Xavier's for the separate layers (DeepGaitV2's come to about that);
-                     torch's own elsewhere.
+    Logits           Eq. 7 prints plain products; a BNNeck's are cosines here, unscaled.
+    Initial weights  A tenth of Xavier's for the separate layers (DeepGaitV2's come to about that;
+                     at an eighth of the width all of it trained alike); torch's own elsewhere.
     Unequal lengths  Eq. 3 and the temporal pooling see every frame: no padding in time.
 """
 
@@ -300,22 +301,22 @@ class LocalGlobalDifferenceBlock(nn.Module):
             )
 
     def forward(self, features: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n d t r v"]:
-        """Add up the aligned differences, or main features and differences, and the shortcut."""
-        total: Tensor = features if self.shortcut is None else self.shortcut(features)
+        """Add aligned differences, or main features and plain differences, to the shortcut."""
         main = self.main(features)
-        is_main_inside = False
+        terms: list[Tensor] = []
         for difference, alignment in (
             (self.local_difference, self.local_alignment),
             (self.global_difference, self.global_alignment),
         ):
-            if difference is None:
-                continue
-            term = difference(features)
-            if alignment is not None:
-                term = alignment(main, term)
-                is_main_inside = True
+            if difference is not None:
+                term = difference(features)
+                terms.append(term if alignment is None else alignment(main, term))
+        if self.local_alignment is None and self.global_alignment is None:
+            terms.append(main)  # otherwise it is inside each aligned term
+        total: Tensor = features if self.shortcut is None else self.shortcut(features)
+        for term in terms:
             total = total + term
-        return total if is_main_inside else total + main
+        return total
 
 
 class LGDiffGait(nn.Module):
@@ -373,7 +374,7 @@ class LGDiffGait(nn.Module):
                 f"channels {channels}, num_blocks {num_blocks} and spatial_strides "
                 f"{spatial_strides} must have one entry per stage each"
             )
-        for name, value in {
+        at_least_1: dict[str, int | tuple[int, ...]] = {
             "num_subjects": num_subjects,
             "channels": channels,
             "num_blocks": num_blocks,
@@ -383,7 +384,8 @@ class LGDiffGait(nn.Module):
             "embedding_dim": embedding_dim,
             "in_channels": in_channels,
             "input_size_px": input_size_px,
-        }.items():
+        }
+        for name, value in at_least_1.items():
             if (value if isinstance(value, int) else min(value)) < 1:
                 raise ValueError(f"{name} ({value}) must be at least 1")
         if temporal_alignment and not (local_difference or global_difference):
