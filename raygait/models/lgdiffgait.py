@@ -1,7 +1,8 @@
 """LGDiffGait: Local and Global Difference Learning for Gait Recognition with Silhouettes.
 
-Anonymous authors, paper under double-blind review (2024). Written from the paper; no code of it
-is public. What it inherits is from DeepGaitV2, https://arxiv.org/abs/2303.03301.
+Anonymous authors, under double-blind review; the newest references are of 2024. Written from the
+paper; no code of it is public. What it inherits is from DeepGaitV2,
+https://arxiv.org/abs/2303.03301.
 
 Symbols
     G          clip                                     `frames`   [n, c, t, h, w]
@@ -56,8 +57,8 @@ Where the paper is silent, or says two things (* = as DeepGaitV2, which section 
                      triplet features are what enters the norm *. So is the embedding *;
                      `embedding="after_norm"` takes what leaves it, scaled to length 1.
     Logits           Eq. 7 prints plain products; a BNNeck's are cosines here, unscaled.
-    Initial weights  A tenth of Xavier's for the separate layers (DeepGaitV2's come to about that;
-                     at an eighth of the width all of it trained alike); torch's own elsewhere.
+    Initial weights  A tenth of Xavier's for the separate layers: DeepGaitV2's come to about that,
+                     and an eighth-width network trains as with all of it. Elsewhere torch's own.
     Unequal lengths  Eq. 3 and the temporal pooling see every frame: no padding in time.
 """
 
@@ -441,7 +442,8 @@ class LGDiffGait(nn.Module):
 
         Args:
             frames: Clips with values in 0..1. All `t` frames count: a batch of clips of unequal
-                length must be split by length, not padded.
+                length must be split by length, not padded. In training at least two clips, or the
+                norm of the head has no variance.
 
         Returns:
             The embedding that `embedding` names, the triplet features, which are those before the
