@@ -9,7 +9,7 @@ from typing import Any
 
 from raygait.errors import RecipeError
 from raygait.recipes.options import MODEL_OPTIONS
-from raygait.recipes.papers import baselines, gaitgl
+from raygait.recipes.papers import baselines, gaitgl, lgdiffgait
 from raygait.recipes.schema import (
     BatchOptions,
     ClipOptions,
@@ -39,7 +39,8 @@ GAITGL_DEMO = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (*baselines.RECIPES, *gaitgl.RECIPES, GAITGL_DEMO)
+    recipe.name: recipe
+    for recipe in (*baselines.RECIPES, *gaitgl.RECIPES, *lgdiffgait.RECIPES, GAITGL_DEMO)
 }
 
 
