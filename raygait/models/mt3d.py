@@ -173,10 +173,10 @@ class MT3D(nn.Module):
         self.transformations = nn.ModuleList(
             LocalTransformation(count, interval) for count in (first, second, third)
         )
-        self.part_pooling = PartPooling(num_strips, "both")
-        self.strips = HorizontalPyramid(num_strips, "sum")
+        self.strips: PartPooling | HorizontalPyramid = PartPooling(num_strips, "both")
         self.gsfe: GSFE | None = None
         if frame_pooling == "gsfe":
+            self.strips = HorizontalPyramid(num_strips, "sum")
             self.gsfe = GSFE(
                 third,
                 (gsfe_layers, gsfe_layers),
@@ -227,7 +227,7 @@ class MT3D(nn.Module):
         if self.gsfe is not None:
             pooled: Tensor = self.gsfe(self.strips(features)).transpose(1, 2)
         else:
-            pooled = self.part_pooling(temporal_max(features))
+            pooled = self.strips(temporal_max(features))
         return pooled
 
     def named_stages(self) -> dict[str, nn.Module]:
@@ -263,7 +263,12 @@ class MT3D(nn.Module):
             "head": [self.embedding_linear, self.identity_linear],
         }
         groups = {
-            name: [parameter for block in members if block for parameter in block.parameters()]
+            name: [
+                parameter
+                for block in members
+                if block is not None
+                for parameter in block.parameters()
+            ]
             for name, members in blocks.items()
         }
         return {name: parameters for name, parameters in groups.items() if parameters}
