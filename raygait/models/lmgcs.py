@@ -55,27 +55,29 @@ Where the paper is silent, or says two things
     Transformer      As Vaswani et al. [28]: 8 heads, width 2048, norm after each sum. No position
                      encoding, none is printed: a clip is a set of windows. No dropout. The
                      decoder's only item reads from itself with weight 1, so that query and key of
-                     that attention never change; Table IX's count has them.
+                     that attention have a gradient of zero; Table IX's count has them.
     Shared           One GSFE for all branches and strips: a branch adds no more than its bank of G
                      (Table IX: 1.05 M = 16 x 256 x 256).
     Parameters       Table IX's 14.72, 15.77 and 16.82 M are E3D 719,712 + three LMFE branches
                      1,179,648 + the convolution of Eq. 5 196,608 + GSFE 11,575,296 + 1,048,576 for
-                     each branch in use: 14,719,840, 15,768,416, 16,816,992. They count modules
-                     that their row does not use, and no biases of Eq. 2 and 5 (1,792) or class
-                     weights. Here a network holds what it uses.
+                     each branch in use: 14,719,840, 15,768,416, 16,816,992. So they count modules
+                     that their row does not use, and no class weights; the 1,792 biases of Eq. 2
+                     and 5 would not show. A fit, which other layouts reach too: it does not decide
+                     Eq. 1. Here a network holds what it uses.
     G                One letter in Eq. 10 and 11, one bank a branch in the count: one set of weights
                      for both, A's, so that B has to learn for the G that A left. The count could be
                      of a tested network without what only A needed: `mapping="separate"` gives B a
-                     G of its own. (On outlines of 8 subjects, an eighth wide, B's triplet loss was
-                     0.13 with one G and 0.02 with two after 60 steps, rank-1 84 and 88 %.)
+                     G of its own, and B's loss falls faster.
     Losses           Table II trains A, then B; Eq. 14 is one sum: `phase`. A frozen sub-network
                      is not trained, has no gradient and stays in evaluation mode.
     Branches         L_tri1 of Eq. 12 is one term: the mean over all strips of all branches.
     Logits           Separate layers without bias on G's result, one set for A, one for B. No batch
                      norm, no scale: none is printed.
     Embedding        G's result of all branches, side by side as parts. Of A alone, its own.
-    Table IX         Its fine row is the baseline of VIII in figures, so LMFE's windows or the rest
-                     may be off there; here the rest stays on.
+    Table IX         Its fine row is the baseline of VIII in figures, so MFF and GSFE may be off
+                     there; here they stay on.
+    Slips            VIII's text has +1.3 where the table has +1.1; VI's "GLFE" is another network's
+                     row; X's MT3D is not V's.
     Adam, 0.9        The "momentum of 0.9" of Adam is its first beta.
     Initial weights  He's for E3D and Eq. 2; there is no norm to mend their scale. Xavier's
                      elsewhere, a tenth of it for the logits.
