@@ -15,6 +15,7 @@ from raygait.models.gaitpart import GaitPart
 from raygait.models.gaitset import GaitSet
 from raygait.models.lgdiffgait import LGDiffGait
 from raygait.models.lmgcs import LMGCS
+from raygait.models.mt3d import MT3D
 from raygait.models.output import Branch, GaitOutput
 
 MODELS: dict[str, type[nn.Module]] = {
@@ -26,6 +27,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "gaitset": GaitSet,
     "lgdiffgait": LGDiffGait,
     "lmgcs": LMGCS,
+    "mt3d": MT3D,
 }
 
 # Networks [m, 3, h, w] -> [m, 1, h, w] that find the person in a crop, for GaitEdge.

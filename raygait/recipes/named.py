@@ -5,11 +5,9 @@ A number in a table comes from a recipe here or from an ablation of one, never f
 
 from __future__ import annotations
 
-from typing import Any
-
 from raygait.errors import RecipeError
-from raygait.recipes.options import MODEL_OPTIONS
-from raygait.recipes.papers import baselines, gaitgl, lgdiffgait
+from raygait.recipes.options import model_options
+from raygait.recipes.papers import baselines, gaitgl, lgdiffgait, lmgcs
 from raygait.recipes.schema import (
     BatchOptions,
     ClipOptions,
@@ -19,15 +17,13 @@ from raygait.recipes.schema import (
     Recipe,
 )
 
-_GaitGL: Any = MODEL_OPTIONS["gaitgl"]  # its fields are known at run time only
-
 GAITGL_DEMO = Recipe(
     name="gaitgl-demo",
     source=(
         "A quarter of GaitGL's channels on frames of half the height, for two minutes on two CPU "
         "cores and synthetic walkers; no paper prints it, the values are from trials."
     ),
-    model=_GaitGL(channels=(16, 32, 32), lta_kernel=(3, 1, 1)),
+    model=model_options("gaitgl", channels=(16, 32, 32), lta_kernel=(3, 1, 1)),
     data=DataOptions(height_px=32, width_px=22, split="first:32"),
     clip=ClipOptions(num_frames=15),
     batch=BatchOptions(num_subjects=8, num_sequences=4),
@@ -40,7 +36,13 @@ GAITGL_DEMO = Recipe(
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (*baselines.RECIPES, *gaitgl.RECIPES, *lgdiffgait.RECIPES, GAITGL_DEMO)
+    for recipe in (
+        *baselines.RECIPES,
+        *gaitgl.RECIPES,
+        *lgdiffgait.RECIPES,
+        *lmgcs.RECIPES,
+        GAITGL_DEMO,
+    )
 }
 
 

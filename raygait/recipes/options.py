@@ -145,3 +145,17 @@ def _derive_all() -> dict[str, type[ModelOptions]]:
 
 
 MODEL_OPTIONS: dict[str, type[ModelOptions]] = _derive_all()
+
+
+def model_options(architecture: str, **switches: Any) -> ModelOptions:
+    """Options of an architecture by its name, for recipes.
+
+    Args:
+        architecture: Key of `raygait.models.MODELS` or `SEGMENTERS`.
+        switches: What differs from the defaults.
+
+    Raises:
+        KeyError: There is no such architecture.
+        pydantic.ValidationError: A switch is unknown or its value does not fit.
+    """
+    return MODEL_OPTIONS[architecture].model_validate({"architecture": architecture, **switches})

@@ -9,10 +9,8 @@ are turned about their centre.
 
 from __future__ import annotations
 
-from typing import Any
-
 from raygait.models import gaitgl_iccv, gaitpart
-from raygait.recipes.options import MODEL_OPTIONS, ModelOptions
+from raygait.recipes.options import model_options
 from raygait.recipes.schema import (
     BatchOptions,
     ClipOptions,
@@ -41,10 +39,6 @@ _SMOOTHED = LossOptions(identity_smoothing=0.1, anchor_is_positive=True)
 _COSINE = LossOptions(identity_scale=16.0, identity_smoothing=0.1, anchor_is_positive=True)
 
 
-def _options(architecture: str, **switches: Any) -> ModelOptions:
-    return MODEL_OPTIONS[architecture](architecture=architecture, **switches)
-
-
 def _sgd(*milestones: int) -> OptimOptions:
     return OptimOptions(optimiser="sgd", learning_rate=0.1, milestones=milestones)
 
@@ -55,7 +49,7 @@ def _adam(*milestones: int, weight_decay: float = 0.0) -> OptimOptions:
 
 # GaitSet: sets of frames, triplets alone.
 _SET = ClipOptions(order="unordered")
-_GAITSET_LARGE = _options("gaitset", channels=(64, 128, 256))
+_GAITSET_LARGE = model_options("gaitset", channels=(64, 128, 256))
 _GAITSET = (
     Recipe(
         name="gaitset-casiab",
@@ -63,7 +57,7 @@ _GAITSET = (
             "Chao et al., GaitSet; expected (paper) NM 95.0, BG 87.2, CL 70.4; (OpenGait) 95.8, "
             "90.0, 75.4."
         ),
-        model=_options("gaitset"),
+        model=model_options("gaitset"),
         data=_CASIAB,
         clip=_SET,
         batch=_8x16,
@@ -97,7 +91,7 @@ _GAITSET = (
 
 # GaitPart: ordered windows with skips, triplets alone.
 _WINDOW_OF_40 = ClipOptions(skip_frames=10)
-_GAITPART_LARGE = _options("gaitpart", **gaitpart.large_plan())
+_GAITPART_LARGE = model_options("gaitpart", **gaitpart.large_plan())
 _GAITPART = (
     Recipe(
         name="gaitpart-casiab",
@@ -105,7 +99,7 @@ _GAITPART = (
             "Fan et al., GaitPart; expected (paper) NM 96.2, BG 91.5, CL 78.7; (OpenGait) 96.1, "
             "90.7, 78.7."
         ),
-        model=_options("gaitpart"),
+        model=model_options("gaitpart"),
         data=_CASIAB,
         clip=_WINDOW_OF_40,
         batch=_8x16,
@@ -145,7 +139,7 @@ _GAITGL_ICCV = (
             "Lin, Zhang, Yu, GaitGL, ICCV 2021; expected (paper) NM 97.4, BG 94.5, CL 83.6; "
             "(OpenGait) 97.4, 94.5, 83.8."
         ),
-        model=_options("gaitgl_iccv"),
+        model=model_options("gaitgl_iccv"),
         data=_CASIAB,
         batch=_8x8,
         loss=_PLAIN,
@@ -155,7 +149,7 @@ _GAITGL_ICCV = (
     Recipe(
         name="gaitgl-iccv-oumvlp",
         source="Lin, Zhang, Yu, GaitGL, ICCV 2021; expected (paper) 89.7; (OpenGait) 89.9.",
-        model=_options("gaitgl_iccv", **gaitgl_iccv.large_plan()),
+        model=model_options("gaitgl_iccv", **gaitgl_iccv.large_plan()),
         data=_OUMVLP,
         batch=_32x8,
         loss=_SMOOTHED,
@@ -165,7 +159,7 @@ _GAITGL_ICCV = (
     Recipe(
         name="gaitgl-iccv-grew",
         source="Lin, Zhang, Yu, GaitGL, ICCV 2021; expected R-1 (OpenGait) 41.5.",
-        model=_options("gaitgl_iccv", **gaitgl_iccv.large_plan()),
+        model=model_options("gaitgl_iccv", **gaitgl_iccv.large_plan()),
         data=_GREW,
         batch=_32x4,
         loss=_SMOOTHED,
@@ -175,7 +169,7 @@ _GAITGL_ICCV = (
     Recipe(
         name="gaitgl-iccv-bnneck-grew",
         source="OpenGait's GaitGL with a BNNeck head; expected R-1 (OpenGait) 51.7.",
-        model=_options("gaitgl_iccv", head="bnneck", **gaitgl_iccv.large_plan()),
+        model=model_options("gaitgl_iccv", head="bnneck", **gaitgl_iccv.large_plan()),
         data=_GREW,
         batch=_32x4,
         loss=_SMOOTHED,
@@ -190,7 +184,7 @@ _GAITBASE = (
     Recipe(
         name="gaitbase-casiab",
         source="Fan et al., OpenGait (GaitBase); expected (OpenGait) NM 97.6, BG 94.0, CL 77.4.",
-        model=_options("gaitbase"),
+        model=model_options("gaitbase"),
         data=_CASIAB,
         clip=ClipOptions(order="unordered", rotate_ratio=0.3, erase_ratio=0.3),
         batch=_8x16,
@@ -201,7 +195,7 @@ _GAITBASE = (
     Recipe(
         name="gaitbase-oumvlp",
         source="Fan et al., OpenGait (GaitBase); expected (OpenGait) mean rank-1 90.8.",
-        model=_options("gaitbase"),
+        model=model_options("gaitbase"),
         data=_OUMVLP,
         clip=_SET,
         batch=_32x8,
@@ -212,7 +206,7 @@ _GAITBASE = (
     Recipe(
         name="gaitbase-grew",
         source="Fan et al., OpenGait (GaitBase); expected (OpenGait) R-1 60.1.",
-        model=_options("gaitbase"),
+        model=model_options("gaitbase"),
         data=_GREW,
         clip=ClipOptions(order="unordered", num_frames=20, max_num_frames=40, **_DA_OUTDOORS),
         batch=_32x4,
@@ -223,7 +217,7 @@ _GAITBASE = (
     Recipe(
         name="gaitbase-gait3d",
         source="Fan et al., OpenGait (GaitBase); expected (OpenGait) R-1 64.6.",
-        model=_options("gaitbase"),
+        model=model_options("gaitbase"),
         data=_GAIT3D,
         clip=ClipOptions(order="unordered", num_frames=10, max_num_frames=50, **_DA_OUTDOORS),
         batch=_32x4,
@@ -234,7 +228,7 @@ _GAITBASE = (
     Recipe(
         name="gaitbase-ccpg",
         source="Fan et al., OpenGait (GaitBase); CCPG by OpenGait's configuration.",
-        model=_options("gaitbase"),
+        model=model_options("gaitbase"),
         data=_CCPG,
         clip=_SET,
         batch=_8x16,
@@ -246,8 +240,8 @@ _GAITBASE = (
 
 # DeepGaitV2, which LGDiffGait builds on: ordered windows with skips, cosine logits.
 _WINDOW_OF_34 = ClipOptions(skip_frames=4, **_DA_OUTDOORS)
-_SHALLOW = _options("deepgaitv2", num_blocks=(1, 1, 1, 1))
-_DEEP = _options("deepgaitv2", num_blocks=(1, 4, 4, 1))
+_SHALLOW = model_options("deepgaitv2", num_blocks=(1, 1, 1, 1))
+_DEEP = model_options("deepgaitv2", num_blocks=(1, 4, 4, 1))
 _DEEPGAITV2 = tuple(
     Recipe(
         name=f"deepgaitv2-{data.protocol}",

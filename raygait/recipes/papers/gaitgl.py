@@ -9,23 +9,16 @@ for SGD, because a rate of 0.1 without a norm may diverge; plain cross-entropy.
 
 from __future__ import annotations
 
-from typing import Any
-
-from raygait.recipes.options import MODEL_OPTIONS
+from raygait.models import gaitgl
+from raygait.recipes.options import model_options
 from raygait.recipes.schema import BatchOptions, DataOptions, OptimOptions, Recipe
 
-_GaitGL: Any = MODEL_OPTIONS["gaitgl"]  # its fields are known at run time only
-_LARGE: Any = _GaitGL(
-    channels=(64, 128, 256, 512),
-    num_layers=(2, 2, 2, 4),
-    pooling=("sp", "lta", "sp", None),
-    backbone_norm=True,
-)
+_LARGE = model_options("gaitgl", **gaitgl.large_plan(), backbone_norm=True)
 
 CASIAB = Recipe(
     name="gaitgl-casiab",
     source="GaitGL (journal) section 4.2; expected Table 1: NM 98.0, BG 95.4, CL 87.3.",
-    model=_GaitGL(),
+    model=model_options("gaitgl"),
     data=DataOptions(split="casiab-lt"),
     batch=BatchOptions(num_subjects=8, num_sequences=16),
     optim=OptimOptions(milestones=(70_000,)),

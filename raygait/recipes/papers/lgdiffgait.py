@@ -11,7 +11,7 @@ Distances in the triplet loss are not squared (Eq. 6 prints squares: `loss.tripl
 from __future__ import annotations
 
 from raygait.models import lgdiffgait
-from raygait.recipes.options import MODEL_OPTIONS, ModelOptions
+from raygait.recipes.options import model_options
 from raygait.recipes.schema import (
     BatchOptions,
     ClipOptions,
@@ -33,11 +33,10 @@ def _recipe(
     num_steps: int,
     expected: str,
 ) -> Recipe:
-    model: ModelOptions = MODEL_OPTIONS["lgdiffgait"](architecture="lgdiffgait", **plan)
     return Recipe(
         name=f"lgdiffgait-{data_set}",
         source=f"{_SOURCE} {expected}.",
-        model=model,
+        model=model_options("lgdiffgait", **plan),
         data=DataOptions(split=split, protocol=data_set),
         clip=ClipOptions(
             skip_frames=4,
