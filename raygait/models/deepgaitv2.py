@@ -2,7 +2,8 @@
 
 Chao Fan, Saihui Hou, Yongzhen Huang, Shiqi Yu. https://arxiv.org/abs/2303.03301. GaitBase with
 temporal convolutions in its last three stages, and deeper: full ones, or ones factored into space
-and time. LGDiffGait builds on it. Written from the shapes and the order of layers of released weights.
+and time. LGDiffGait builds on it. Written from the shapes and the order of layers of released
+weights.
 
 Symbols
     X          silhouettes                              `frames`     [n, c, t, h, w]
