@@ -1,15 +1,20 @@
+import itertools
 import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from raygait.errors import ModelInputError
 from raygait.models.layers import (
+    BatchNormNeck,
+    Convolution2d,
     GeneralizedMean,
     PartPooling,
+    PerFrame,
+    ResidualBlock2d,
     SeparateLinear,
     channels_last,
     check_frames,
@@ -187,6 +192,199 @@ def test_channels_last_moves_channels_together_and_changes_no_value(channels: in
     ordered = channels_last(frames)
     assert ordered.stride() == (3 * 4 * 5 * channels, 1, 4 * 5 * channels, 5 * channels, channels)
     torch.testing.assert_close(ordered, frames, rtol=0, atol=0)
+
+
+def assert_same(result: list[Tensor], expected: list[Tensor], wanted: list[Tensor]) -> None:
+    """The values are equal, and so are the gradients of a random weighting of them."""
+    torch.testing.assert_close(result, expected)
+    generator = torch.Generator().manual_seed(1)
+    pulls = [torch.randn(x.shape, dtype=x.dtype, generator=generator) for x in result]
+    torch.testing.assert_close(
+        torch.autograd.grad(result, wanted, pulls), torch.autograd.grad(expected, wanted, pulls)
+    )
+
+
+def unsettled(block: nn.Module) -> nn.Module:
+    """The block in float64, its norms with weights other than the 1 and 0 of a new one."""
+    torch.manual_seed(0)
+    for module in block.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.normal_(module.weight, 1.0, 0.3)
+            nn.init.normal_(module.bias, 0.0, 0.3)
+    return block.double()
+
+
+def literal_batch_norm(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Channel by channel, each over everything else, as batch norm is in training."""
+    channels = []
+    for index in range(values.shape[1]):
+        channel = values[:, index]
+        mean = channel.sum() / channel.numel()
+        variance = ((channel - mean) ** 2).sum() / channel.numel()
+        scaled = (channel - mean) / (variance + 1e-5).sqrt()
+        channels.append(scaled * weight[index] + bias[index])
+    return torch.stack(channels, dim=1)
+
+
+def literal_neck(neck: BatchNormNeck, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Every feature of every part has a norm of its own, every logit is a cosine."""
+    clips, parts, length = features.shape
+    weight, bias = neck.norm.weight.view(parts, length), neck.norm.bias.view(parts, length)
+    normed = torch.stack(
+        [literal_batch_norm(features[:, p], weight[p], bias[p]) for p in range(parts)], dim=1
+    )
+    rows, logits = [], []
+    for clip, part in itertools.product(range(clips), range(parts)):
+        row = normed[clip, part]
+        rows.append(row / (row @ row).sqrt())
+        for subject in range(neck.identity_linear.weight.shape[2]):
+            weight = neck.identity_linear.weight[part, :, subject]
+            logits.append(rows[-1] @ weight / (weight @ weight).sqrt())
+    return torch.stack(rows).view_as(features), torch.stack(logits).view(clips, parts, -1)
+
+
+def test_neck_equals_a_loop_over_clips_parts_and_subjects_in_values_and_gradients() -> None:
+    neck = unsettled(BatchNormNeck(3, 4, 5))
+    assert isinstance(neck, BatchNormNeck)
+    features = torch.randn(6, 3, 4, dtype=torch.float64, requires_grad=True)
+    expected = literal_neck(neck, features)
+    assert_same(list(neck(features)), list(expected), [features, *neck.parameters()])
+
+
+def test_neck_gives_unit_vectors_and_cosines_of_any_input() -> None:
+    neck = BatchNormNeck(2, 3, 4)
+    normed, logits = neck(100 * torch.randn(8, 2, 3))
+    torch.testing.assert_close(normed.norm(dim=-1), torch.ones(8, 2))
+    assert float(logits.detach().abs().max()) <= 1 + 1e-6
+    nn.init.zeros_(neck.norm.weight)
+    assert torch.isfinite(neck(torch.zeros(8, 2, 3))[0]).all()
+
+
+def test_neck_of_one_part_is_blind_to_the_others() -> None:
+    neck = BatchNormNeck(3, 4, 5)
+    features = torch.randn(6, 3, 4)
+    changed = features.clone()
+    changed[:, 1] = torch.randn(6, 4)
+    for before, after in zip(neck(features), neck(changed), strict=True):
+        same = (before == after).all(dim=0).all(dim=-1)
+        assert same.tolist() == [True, False, True]
+
+
+def test_neck_in_evaluation_uses_what_it_has_seen_in_training() -> None:
+    neck = BatchNormNeck(2, 3, 4)
+    for _ in range(100):
+        neck(5 + 2 * torch.randn(64, 2, 3))
+    torch.testing.assert_close(neck.norm.running_mean, torch.full((6,), 5.0), rtol=0, atol=0.5)
+    neck.eval()
+    features = 5 + 2 * torch.randn(4, 2, 3)
+    alone = torch.cat([neck(features[i : i + 1])[0] for i in range(4)])
+    torch.testing.assert_close(neck(features)[0], alone)
+
+
+def test_per_frame_equals_a_loop_over_clips_and_frames_in_values_and_gradients() -> None:
+    torch.manual_seed(0)
+    network = nn.Conv2d(2, 3, 3, 2, 1).double()
+    clips = torch.randn(2, 2, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    frames = [
+        torch.stack([network(clips[n, :, t][None])[0] for t in range(4)], dim=1) for n in range(2)
+    ]
+    wanted = [clips, *network.parameters()]
+    assert_same([PerFrame(network)(clips)], [torch.stack(frames)], wanted)
+
+
+def test_per_frame_norms_over_the_frames_of_all_clips() -> None:
+    norm = unsettled(nn.BatchNorm2d(3))
+    clips = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    assert_same(
+        [PerFrame(norm)(clips)], [literal_batch_norm(clips, norm.weight, norm.bias)], [clips]
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_per_frame_keeps_clips_channels_last(channels: int) -> None:
+    clips = torch.rand(2, channels, 3, 4, 5)
+    block = PerFrame(Convolution2d(channels, 6, 3))
+    result = block(channels_last(clips))
+    assert result.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(result, block(clips))
+
+
+def literal_convolution2d(images: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Output pixel by output pixel; what lies outside the image is zero."""
+    _, _, height, width = images.shape
+    kernel = weight.shape[2]
+    margin = kernel // 2
+    rows = []
+    for top in range(-margin, height - kernel + margin + 1, stride):
+        pixels = []
+        for left in range(-margin, width - kernel + margin + 1, stride):
+            total = torch.zeros(len(images), len(weight), dtype=images.dtype)
+            for i, j in itertools.product(range(kernel), range(kernel)):
+                if 0 <= top + i < height and 0 <= left + j < width:
+                    total = total + images[:, :, top + i, left + j] @ weight[:, :, i, j].T
+            pixels.append(total)
+        rows.append(torch.stack(pixels, dim=-1))
+    return torch.stack(rows, dim=-2)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (1, 2), (5, 1)])
+def test_convolution_2d_equals_a_loop_over_pixels_in_values_and_gradients(
+    kernel: int, stride: int
+) -> None:
+    torch.manual_seed(0)
+    convolution = Convolution2d(2, 3, kernel, stride=stride).double()
+    images = torch.randn(2, 2, 4, 5, dtype=torch.float64, requires_grad=True)
+    expected = literal_convolution2d(images, convolution.weight, stride)
+    assert_same([convolution(images)], [expected], [images, convolution.weight])
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_convolution_2d_has_gradients_with_the_strides_of_its_weight(
+    channels: int, kernel: int
+) -> None:
+    # DDP warns of others.
+    convolution = Convolution2d(channels, 3, kernel)
+    images = torch.rand(2, 4, 5, channels).permute(0, 3, 1, 2)
+    convolution(images).sum().backward()
+    assert convolution.weight.grad is not None
+    assert convolution.weight.grad.stride() == convolution.weight.stride()
+
+
+@pytest.mark.parametrize(
+    ("in_channels", "out_channels", "stride"),
+    [
+        pytest.param(3, 3, 1, id="identity"),
+        pytest.param(2, 3, 1, id="other-channels"),
+        pytest.param(3, 3, 2, id="other-size"),
+        pytest.param(2, 3, 2, id="both"),
+    ],
+)
+def test_residual_block_equals_its_formula_in_values_and_gradients(
+    in_channels: int, out_channels: int, stride: int
+) -> None:
+    block = unsettled(ResidualBlock2d(in_channels, out_channels, stride=stride))
+    assert isinstance(block, ResidualBlock2d)
+    images = torch.randn(3, in_channels, 4, 5, dtype=torch.float64, requires_grad=True)
+    beside = images
+    if block.shortcut is not None:
+        beside = literal_convolution2d(images, block.shortcut[0].weight, stride)
+        beside = literal_batch_norm(beside, *block.shortcut[1].parameters())
+    x = literal_convolution2d(images, block.convolution1.weight, stride)
+    x = literal_batch_norm(x, *block.norm1.parameters())
+    x = torch.where(x > 0, x, 0)
+    x = literal_convolution2d(x, block.convolution2.weight, 1)
+    x = literal_batch_norm(x, *block.norm2.parameters()) + beside
+    expected = torch.where(x > 0, x, 0)
+    assert_same([block(images)], [expected], [images, *block.parameters()])
+    assert (block.shortcut is None) is (in_channels == out_channels and stride == 1)
+
+
+def test_residual_block_leaves_its_input_as_it_is() -> None:
+    images = torch.randn(2, 3, 4, 5)
+    before = images.clone()
+    ResidualBlock2d(3, 3)(images)
+    assert torch.equal(images, before)
 
 
 GOOD = torch.zeros(2, 1, 4, 8, 6)
