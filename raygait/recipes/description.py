@@ -278,20 +278,10 @@ def describe(setup: Setup) -> Description:
     model = _build(setup)
     clip = run_clip(model, setup.num_frames)
     seen = _frames_seen_by(setup)
-    counted: set[int] = set()
-    stages = []
-    for name, module in model.named_stages().items():
-        own = {id(p): p.numel() for p in module.parameters() if id(p) not in counted}
-        counted.update(own)
-        stages.append(
-            Stage(
-                name,
-                sum(own.values()),
-                clip.stage_multiply_adds[name],
-                clip.shapes[name],
-                seen[name],
-            )
-        )
+    stages = [
+        Stage(name, count, clip.stage_multiply_adds[name], clip.shapes[name], seen[name])
+        for name, count in stage_parameters(model).items()
+    ]
     output = clip.output
     outputs = {"embedding": tuple(output.embedding.shape)}
     for branch, result in output.branches.items():
@@ -313,6 +303,17 @@ def describe(setup: Setup) -> Description:
         outputs=outputs,
         printed=printed_for(type(model), setup.arguments()),
     )
+
+
+def stage_parameters(model: Any) -> dict[str, int]:
+    """Parameters of each named stage; those that two stages share count for the first."""
+    counted: set[int] = set()
+    counts = {}
+    for name, stage in model.named_stages().items():
+        own = {id(p): p.numel() for p in stage.parameters() if id(p) not in counted}
+        counted.update(own)
+        counts[name] = sum(own.values())
+    return counts
 
 
 @dataclass(frozen=True)
