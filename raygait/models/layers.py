@@ -303,7 +303,8 @@ class ResidualBlock2d(nn.Module):
         shortcut = features if self.shortcut is None else self.shortcut(features)
         features = F.relu_(self.norm1(self.convolution1(features)))
         features = self.norm2(self.convolution2(features))
-        return F.relu_(features + shortcut)
+        # In place: the gradients of a batch norm and of a sum need nothing of their results.
+        return F.relu_(features.add_(shortcut))
 
 
 def check_frames(
