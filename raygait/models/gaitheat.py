@@ -1,8 +1,9 @@
-"""GaitHeat: recognition by the heatmaps of a pose estimator, one map for each joint.
+"""GaitHeat: Cut out the Middleman: Revisiting Pose-based Gait Recognition.
 
-"Cut out the middleman: revisiting pose-based gait recognition", 2024. Written from the paper.
-GaitHeat++ "maintains the same architecture but differs by employing heatmaps from ViTPose"
-(section 4.1): it is this class on better maps.
+ECCV 2024, https://www.ecva.net/papers/eccv_2024/papers_ECCV/papers/04501.pdf. Written from the
+paper. The input is the heatmaps of a pose estimator, one map for each joint. GaitHeat++ "maintains
+the same architecture but differs by employing heatmaps from ViTPose" instead of HRNet (section
+4.1): it is this class on better maps.
 
 Symbols
     V          joints, one channel each                 `in_channels`   17, COCO's order
