@@ -69,6 +69,9 @@ _JPEG_QUALITY = 90
 _SILHOUETTE_GROUP = (16, 9)
 _HEATMAP_GROUP = (8, 6)
 
+Blob = bytes | memoryview
+"""Encoded frames; a `memoryview` of a mapped file costs only the groups that are asked for."""
+
 FrameSelection = slice | Sequence[int] | NDArray[np.integer] | None
 _Frames = UInt8[ndarray, "t c h w"]
 
@@ -86,7 +89,7 @@ def encode_silhouettes(silhouettes: UInt8[ndarray, "t h w"]) -> bytes:
     return _deflate(_SILHOUETTES, frames[:, None], *_SILHOUETTE_GROUP)
 
 
-def decode_silhouettes(blob: bytes, frames: FrameSelection = None) -> UInt8[ndarray, "t h w"]:
+def decode_silhouettes(blob: Blob, frames: FrameSelection = None) -> UInt8[ndarray, "t h w"]:
     """Frames of a blob that `encode_silhouettes` made.
 
     Args:
@@ -116,7 +119,7 @@ def encode_heatmaps(heatmaps: UInt8[ndarray, "t j h w"]) -> bytes:
     return _deflate(_HEATMAPS, frames, *_HEATMAP_GROUP)
 
 
-def decode_heatmaps(blob: bytes, frames: FrameSelection = None) -> UInt8[ndarray, "t j h w"]:
+def decode_heatmaps(blob: Blob, frames: FrameSelection = None) -> UInt8[ndarray, "t j h w"]:
     """Frames of a blob that `encode_heatmaps` made; see `decode_silhouettes` for the rest."""
     return _unpack(blob, _HEATMAPS, frames, _check_zstd, _inflate)
 
@@ -142,7 +145,7 @@ def encode_crops(crops: UInt8[ndarray, "t h w 3"]) -> bytes:
     return _pack(_CROPS, (t, c, h, w), 1, payloads)
 
 
-def decode_crops(blob: bytes, frames: FrameSelection = None) -> UInt8[ndarray, "t h w 3"]:
+def decode_crops(blob: Blob, frames: FrameSelection = None) -> UInt8[ndarray, "t h w 3"]:
     """RGB frames of a blob that `encode_crops` made; see `decode_silhouettes` for the rest."""
     planes = _unpack(blob, _CROPS, frames, _check_jpeg, _decode_jpeg)
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
@@ -168,7 +171,7 @@ def _pack(magic: bytes, shape: tuple[int, ...], group: int, payloads: list[bytes
 
 
 def _unpack(
-    blob: bytes,
+    blob: Blob,
     magic: bytes,
     selection: FrameSelection,
     check: Callable[[memoryview, tuple[int, ...]], None],
@@ -179,7 +182,7 @@ def _unpack(
     groups = indices // group
     payloads: dict[int, tuple[memoryview, tuple[int, int, int, int]]] = {}
     for number in map(int, np.unique(groups)):
-        payload = memoryview(blob)[offsets[number] : offsets[number + 1]]
+        payload = memoryview(blob).cast("B")[offsets[number] : offsets[number + 1]]
         if zlib.crc32(payload) != checksums[number]:
             raise CorruptShard(
                 f"{_NAMES[magic]}: the checksum of frames from {number * group} on does not agree: "
@@ -202,7 +205,7 @@ def _unpack(
 
 
 def _read_head(
-    blob: bytes, magic: bytes
+    blob: Blob, magic: bytes
 ) -> tuple[tuple[int, int, int, int], int, NDArray[np.int64], NDArray[np.uint32]]:
     """Shape (t c h w), frames a group, payload offsets (one more than groups), checksums."""
     name = _NAMES[magic]

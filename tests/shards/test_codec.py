@@ -6,6 +6,7 @@ import zlib
 import cv2
 import hypothesis.strategies as st
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis.extra import numpy as numpy_strategies
@@ -60,6 +61,20 @@ def test_a_clip_is_decoded_without_the_rest(silhouettes: np.ndarray) -> None:
         codec.decode_silhouettes(bytes(blob))
     clip = codec.decode_silhouettes(bytes(blob), slice(40, 70))
     np.testing.assert_array_equal(clip, silhouettes[40:70])
+
+
+def test_a_blob_in_a_mapped_file_decodes_as_one_in_memory(
+    silhouettes: np.ndarray, heatmaps: np.ndarray
+) -> None:
+    crops = silhouettes[:5, :, :, None].repeat(3, axis=-1)
+    for encode, decode, frames in (
+        (codec.encode_silhouettes, codec.decode_silhouettes, silhouettes[:20]),
+        (codec.encode_heatmaps, codec.decode_heatmaps, np.rint(heatmaps * 255).astype(np.uint8)),
+        (codec.encode_crops, codec.decode_crops, crops),
+    ):
+        blob = encode(frames)
+        mapped = memoryview(pa.py_buffer(blob))
+        np.testing.assert_array_equal(decode(mapped, [4, 1]), decode(blob)[[4, 1]])
 
 
 @settings(max_examples=300, deadline=None)
