@@ -210,6 +210,27 @@ def to_frame_px(joints: Float32[np.ndarray, "j 3"], square: Window) -> Float32[n
     return moved
 
 
+def to_heatmap_cells(
+    joints: Float32[np.ndarray, "*frames j 3"], windows_px: Float32[np.ndarray, "*frames 4"]
+) -> Float32[np.ndarray, "*frames j 3"]:
+    """Joints in pixels of the frame → cells of the 64×48 heatmaps: `to_frame_px` the other way.
+
+    Args:
+        joints: x, y in pixels, and a score.
+        windows_px: What the heatmaps of the same frames cover, from `heatmap_box_px`.
+
+    Returns:
+        x, y in cells (the centre of the first is 0.0, 0.0), and the score.
+    """
+    moved = joints.copy()
+    side_px = windows_px[..., 3] - windows_px[..., 1]  # of the square: it is as high as its maps
+    corner = windows_px[..., :2] - np.stack([side_px / 8, np.zeros_like(side_px)], axis=-1)
+    crop_px = (joints[..., :2] - corner[..., None, :] + 0.5) * (CROP_PX / side_px)[..., None, None]
+    moved[..., :2] = (crop_px - 0.5) / _PX_A_CELL
+    moved[..., 0] -= _HEATMAP_COLUMNS.start
+    return moved
+
+
 @dataclass(frozen=True)
 class Pose:
     """What the network says of one crop.

@@ -10,6 +10,7 @@ from raygait.video.pose import (
     joints_of,
     mean_joint_score,
     to_frame_px,
+    to_heatmap_cells,
 )
 
 WALKER_BOX_PX = np.array([1315, 535, 1515, 940], np.float32)
@@ -125,6 +126,14 @@ def test_a_cell_is_the_fourth_pixel_of_the_crop_that_the_network_saw() -> None:
     placed = to_frame_px(np.array([[0, 0, 1], [24, 32, 1]], np.float32), square)
     # Column 0 of the maps is column 32 of the crop; its centre, 32.5, is 65 px into the square.
     np.testing.assert_allclose(placed[:, :2], [[164.5, 50.5], [356.5, 306.5]])
+
+
+def test_joints_come_back_from_the_frame_to_the_cells_they_were_found_in() -> None:
+    squares = [Window(100, 50, 512, 512), Window(-7, 3, 91, 91)]
+    cells = np.random.default_rng(0).uniform(-3, 60, (2, 17, 3)).astype(np.float32)
+    in_frame = np.stack([to_frame_px(*pair) for pair in zip(cells, squares, strict=True)])
+    windows_px = np.stack([heatmap_box_px(square) for square in squares])
+    np.testing.assert_allclose(to_heatmap_cells(in_frame, windows_px), cells, atol=1e-4)
 
 
 def test_heatmaps_cover_the_middle_three_quarters_of_the_square() -> None:
