@@ -1,5 +1,6 @@
 """Fixtures every room's tests share: one small local Ray cluster, the sample videos."""
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -74,4 +75,33 @@ def walker_shards(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -
     )
     sequences = casiab.index(folder / "tree", dataset="walkers")
     ingest(sequences, folder / "tree", folder / "shards", num_workers=2)
+    return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def street_shards(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards with every modality: clips of three rendered walkers, two walks, two lengths."""
+    from raygait.datasets import videos
+    from raygait.shards.ingest import ingest
+    from raygait.synthetic.scenes import write_street
+    from raygait.synthetic.street import Passer, Street, street_camera
+    from raygait.synthetic.walkers import FPS, Walker, speed_m_s
+    from raygait.video.settings import VideoSettings
+
+    folder = tmp_path_factory.mktemp("street")
+    for seed, (condition, num_frames) in itertools.product(
+        (1, 2, 3), (("nm-01", 18), ("bg-01", 15))
+    ):
+        walker = Walker.from_seed(seed)
+        half_m = speed_m_s(walker.walk(condition)) * num_frames / FPS / 2
+        passer = Passer(walker, condition, ((-half_m, -1.0), (half_m, -1.0)))
+        path = folder / "clips" / f"{seed:03d}" / condition / "090.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_street(Street(street_camera(), (passer,), num_frames, seed=seed), path)
+    modalities = ("silhouettes_128", "heatmaps", "heatmaps_redrawn", "rgb", "joints")
+    settings = VideoSettings(
+        detector="ssd", detect_every=2, tiles="never", min_frames=10, modalities=modalities
+    )
+    sequences = videos.index(folder / "clips", dataset="street")
+    ingest(sequences, folder / "clips", folder / "shards", settings, num_workers=2)
     return folder / "shards"

@@ -8,12 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
+from numpy import ndarray
 from torch import Tensor
 
 from raygait.batches.cache import FrameCache
-from raygait.batches.clips import ClipOrder, clip_frames, fit_frames, scale_to_unit
+from raygait.batches.clips import ClipOrder, clip_frames
+from raygait.batches.inputs import fit_clip, mirror_clip, to_floats
 from raygait.batches.sampler import (
+    ALIGN_STREAM,
     CLIP_STREAM,
     IdentitySampler,
     rank_positions,
@@ -26,12 +29,14 @@ class Batch(NamedTuple):
 
     Attributes:
         step: Optimiser step that this batch is for.
-        frames: [n, 1, t, h, w], 0..1.
+        inputs: `frames` [n, c, t, h, w] first, 0..1, then what else the modality has, as `inputs`
+            says. Where there are joints there is also `align_draws` [n, t]: a number in 0..1 for
+            every frame, for a network that aligns some frames at random.
         labels: Class of each clip, its subject's place in the sorted training subjects.
     """
 
     step: int
-    frames: Float[Tensor, "n 1 t h w"]
+    inputs: dict[str, Tensor]
     labels: Int64[Tensor, " n"]
 
 
@@ -48,7 +53,7 @@ class ClipLoader:
         num_sequences: K, sequences of each.
         clip_num_frames: Frames of a clip.
         clip_order: `ordered` or `unordered`, see `clips.clip_frames`.
-        flip_ratio: Share of clips mirrored left to right.
+        flip_ratio: Share of clips mirrored left to right, joints and masks with them.
         height_px: Height the model expects, see `clips.fit_frames`.
         width_px: Width the model expects.
         seed: The recipe's seed.
@@ -95,8 +100,10 @@ class ClipLoader:
         drawn = self._sampler.batch(step)
         clips = [self._clip(int(drawn[place]), step, int(place)) for place in self._positions]
         labels = [self._labels[int(drawn[place])] for place in self._positions]
-        frames = torch.from_numpy(scale_to_unit(np.stack(clips)))[:, None]
-        return Batch(step, frames, torch.tensor(labels, dtype=torch.int64))
+        # In bytes until all are together: floats take four times the memory.
+        stacked = {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
+        inputs = {name: torch.from_numpy(values) for name, values in to_floats(stacked).items()}
+        return Batch(step, inputs, torch.tensor(labels, dtype=torch.int64))
 
     def batches(self, first_step: int, num_steps: int) -> Iterator[Batch]:
         """Batches `first_step` .. `num_steps - 1`; the next one is made while one is used."""
@@ -107,14 +114,21 @@ class ClipLoader:
                 ahead = pool.submit(self.batch, step + 1) if step + 1 < num_steps else None
                 yield current.result()
 
-    def _clip(self, drawn: int, step: int, place: int) -> np.ndarray:
+    def _clip(self, drawn: int, step: int, place: int) -> dict[str, ndarray]:
         generator = step_generator(self._seed, CLIP_STREAM, step, place)
-        frames = self._cache.frames(self._rows[drawn])
+        row, modality = self._rows[drawn], self._cache.modality
         numbers = clip_frames(
-            len(frames),
+            self._cache.num_frames[row],
             self._clip_num_frames,
             self._clip_order,
             generator,
         )
-        clip = fit_frames(frames[numbers], self._height_px, self._width_px)
-        return clip[..., ::-1] if generator.random() < self._flip_ratio else clip
+        stored = self._cache.clip(row, numbers)
+        clip = fit_clip(stored, modality, self._height_px, self._width_px)
+        if generator.random() < self._flip_ratio:
+            clip = mirror_clip(clip, modality)
+        if "joints" in clip:
+            # A stream of its own: whether a clip has joints decides nothing else about it.
+            draws = step_generator(self._seed, ALIGN_STREAM, step, place)
+            clip["align_draws"] = draws.random(len(numbers), np.float32)
+        return clip

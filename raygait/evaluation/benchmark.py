@@ -19,6 +19,7 @@ from raygait.evaluation.embed import Embeddings, embed
 from raygait.evaluation.gei import average_silhouettes
 from raygait.evaluation.protocols import CrossViewTable, chance, evaluate_cross_view
 from raygait.recipes.saved_model import initial_model, load_model, save_model
+from raygait.recipes.schema import DataOptions
 from raygait.shards import reader
 
 TRAINED, UNTRAINED, AVERAGED = "trained", "untrained", "GEI"
@@ -137,11 +138,12 @@ def run_benchmark(
         untrained = initial_model(saved.recipe, saved.subjects)
         save_model(scratch / "untrained", untrained.network, saved.recipe, saved.subjects, step=0)
         rows[UNTRAINED] = table(embedded(scratch / "untrained"))
-        # The same frames of the same sequences as the network saw.
+        # The same frames of the same sequences as the network saw, as silhouettes in any case.
+        is_silhouettes = data.modality == "silhouettes"
         averages = average_silhouettes(
             shards,
-            height_px=data.height_px,
-            width_px=data.width_px,
+            height_px=data.height_px if is_silhouettes else DataOptions().height_px,
+            width_px=data.width_px if is_silhouettes else DataOptions().width_px,
             sequence_ids=trained.sequence_ids,
         )
         rows[AVERAGED] = table(averages)

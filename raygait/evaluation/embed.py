@@ -19,9 +19,10 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from raygait import errors, ray_session
+from raygait.batches.columns import COLUMNS, check_rows, pack, unpack
 from raygait.errors import ClusterTooSmall, DatasetError, RaygaitError
 from raygait.recipes.saved_model import load_model
-from raygait.shards import codec, reader
+from raygait.shards import reader
 
 _IDENTITY = ("sequence_id", "subject", "condition", "view")
 # Frames of one forward pass, all sequences together: bounds memory whatever the lengths are.
@@ -71,7 +72,7 @@ def embed(
 
     Raises:
         DatasetError: No row is left to embed.
-        ShardError: A shard cannot be read.
+        ShardError: A shard cannot be read, or does not hold the modality of the model.
         RegistryError: `model` is not a saved model.
         ClusterTooSmall: No node has the CPUs of one worker.
     """
@@ -138,22 +139,24 @@ class ShardEmbedder:
 
     def embed_shard(self, shard: Path) -> pa.Table:
         """One row a sequence: identity columns, `embedding` and its shape."""
-        columns = [*_IDENTITY, "num_frames", self._saved.recipe.data.modality]
+        modality = self._saved.recipe.data.modality
+        columns = [*_IDENTITY, "num_frames", *COLUMNS[modality]]
         rows = [
             row
             for row in reader.read_shard(shard, columns=columns).to_pylist()
             if self._subjects is None or row["subject"] in self._subjects
         ]
+        check_rows(rows, modality, str(shard))
         min_frames = int(getattr(self._saved.network, "min_frames", 1))
         embedded: list[dict[str, Any]] = []
         for group in _batches_of_equal_length(rows):
             if group[0]["num_frames"] < min_frames:
                 embedded += [_row(row, None) for row in group]
                 continue
-            frames = np.stack(
-                [codec.decode_silhouettes(row[self._saved.recipe.data.modality]) for row in group]
+            arrays = [unpack(pack(row, modality), modality) for row in group]
+            values = self._saved.embed(
+                {name: np.stack([one[name] for one in arrays]) for name in arrays[0]}
             )
-            values = self._saved.embed(frames)
             embedded += [_row(row, value) for row, value in zip(group, values, strict=True)]
         return pa.Table.from_pylist(embedded, schema=_SCHEMA)
 

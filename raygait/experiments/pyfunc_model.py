@@ -13,8 +13,12 @@ import mlflow
 import numpy as np
 
 
-class SilhouetteEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow is untyped here
-    """Silhouettes [n, t, 64, 64] uint8 in, embeddings [n, p, d] float32 out; any n and t."""
+class SequenceEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow is untyped here
+    """Sequences of equal length in, embeddings [n, p, d] float32 out; any n and t.
+
+    What goes in is what `SavedModel.embed` takes, and the version's signature names: an array of
+    silhouettes, or a dictionary of named arrays.
+    """
 
     def load_context(self, context: Any) -> None:
         """Read the weights and the recipe."""
@@ -22,10 +26,12 @@ class SilhouetteEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # ml
 
         self.saved = load_model(Path(context.artifacts["model"]))
 
-    def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> np.ndarray:
-        """Embed a batch of equally long silhouette sequences."""
+    def predict(
+        self, context: Any, model_input: np.ndarray | dict[str, np.ndarray], params: Any = None
+    ) -> np.ndarray:
+        """Embed a batch of equally long sequences."""
         del context, params  # MLflow passes them; the model has no options
-        return self.saved.embed(np.asarray(model_input))
+        return self.saved.embed(model_input)
 
 
-mlflow.models.set_model(SilhouetteEmbedder())
+mlflow.models.set_model(SequenceEmbedder())

@@ -17,7 +17,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 import raygait
-from raygait.errors import RegistryError
+from raygait.errors import ModelInputError, RegistryError
 from raygait.experiments.resolve import resolve_model
 from raygait.experiments.tracking import Run, using
 from raygait.recipes.saved_model import SavedModel, load_model
@@ -26,9 +26,6 @@ _PACKAGE = Path(raygait.__file__).parent
 # Packages that a loaded version needs: those the embedding path imports, at this installation's
 # versions. Written out, because MLflow's guess starts a process and pins everything in sight.
 _NEEDED = ("torch", "numpy", "safetensors", "pydantic", "docstring_parser", "jaxtyping", "mlflow")
-
-# Silhouettes come as shards hold them; the saved model cuts and scales them by its recipe.
-_SHARD_SIZE_PX = 64
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def register(
     *,
     run: Run,
     alias: str = "",
-    example: np.ndarray | None = None,
+    example: np.ndarray | Mapping[str, np.ndarray] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> ModelVersion:
     """Put a saved model into the registry.
@@ -64,19 +61,25 @@ def register(
         name: Registered model; made if it does not exist.
         run: Run the version belongs to.
         alias: Moved to the new version, `champion` for instance.
-        example: Silhouettes [n, t, 64, 64] uint8 stored as the input example; a blank one if left
-            out. The batch size and the length are free whatever the example's are.
+        example: What `SavedModel.embed` takes, stored as the input example; a blank one if left
+            out. Its names and types become the version's signature; the batch size and the length
+            are free whatever the example's are.
         tags: Tags of the version: the metrics it was chosen by, the shards it saw.
 
     Raises:
         RegistryError: The folder is not a saved model, or the server refused it.
+        ModelInputError: The example is not one of the model's.
     """
     saved = load_model(checkpoint)
     if example is None:
-        example = np.zeros((2, 12, _SHARD_SIZE_PX, _SHARD_SIZE_PX), dtype=np.uint8)
+        example = _blank_example(saved)
     embedding = saved.embed(example)
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, *example.shape[2:]))]),
+        inputs=Schema(
+            [_spec(values, name) for name, values in example.items()]
+            if isinstance(example, Mapping)
+            else [_spec(example)]
+        ),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *embedding.shape[1:]))]),
     )
     try:
@@ -92,6 +95,7 @@ def register(
                 tags={
                     "architecture": saved.recipe.model.architecture,
                     "recipe": saved.recipe.name,
+                    "modality": saved.recipe.data.modality,
                     "input": f"{saved.recipe.data.height_px}x{saved.recipe.data.width_px}",
                     "step": str(saved.step),
                     **(tags or {}),
@@ -106,7 +110,30 @@ def register(
     return ModelVersion(name=name, version=number, alias=alias, uri=uri)
 
 
-def _log(run: Run, checkpoint: Path, signature: ModelSignature, example: np.ndarray) -> Any:
+def _blank_example(saved: SavedModel) -> np.ndarray | dict[str, np.ndarray]:
+    """As little as the network can do with, so that a caller has to bring no more."""
+    blank = saved.blank_inputs()
+    if len(blank) == 1:
+        return blank["frames"]
+    # Masks are the truth of training. Only a network without a segmenter of its own needs them.
+    without_masks = {name: values for name, values in blank.items() if name != "masks"}
+    try:
+        saved.embed(without_masks)
+    except ModelInputError:
+        return blank
+    return without_masks
+
+
+def _spec(values: np.ndarray, name: str | None = None) -> TensorSpec:
+    return TensorSpec(values.dtype, (-1, -1, *values.shape[2:]), name)
+
+
+def _log(
+    run: Run,
+    checkpoint: Path,
+    signature: ModelSignature,
+    example: np.ndarray | Mapping[str, np.ndarray],
+) -> Any:
     """Store the artefacts in the run; the fluent API is the only one that writes models."""
     client = run.client()
     before = client.get_run(run.run_id).info.status
@@ -117,7 +144,7 @@ def _log(run: Run, checkpoint: Path, signature: ModelSignature, example: np.ndar
             artifacts={"model": str(checkpoint)},
             code_paths=[str(_PACKAGE)],
             signature=signature,
-            input_example=example,
+            input_example=example if isinstance(example, np.ndarray) else dict(example),
             pip_requirements=[f"{p}=={importlib.metadata.version(p)}" for p in _NEEDED],
         )
     # Leaving the block above has marked the run as finished; a failed run stays failed.

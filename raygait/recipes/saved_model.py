@@ -19,16 +19,25 @@ import numpy as np
 import pydantic
 import safetensors.torch
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Shaped
 from numpy import ndarray
 from torch import nn
 
 import raygait
-from raygait.batches.clips import fit_frames, scale_to_unit
+from raygait.batches.inputs import (
+    INPUTS,
+    Modality,
+    accepted_inputs,
+    fit_clip,
+    only_accepted,
+    to_floats,
+)
 from raygait.errors import ModelInputError, RecipeError, RegistryError
 from raygait.recipes.schema import Recipe, build_model, from_json
 
 FORMAT_VERSION = 1
+# Everything else is in bytes.
+_TYPES = {"joints": np.float32, "ratios": np.float32}
 WEIGHTS, RECIPE, DESCRIPTION = "model.safetensors", "recipe.json", "model.json"
 
 
@@ -50,33 +59,79 @@ class SavedModel:
     step: int
     origin: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def embed(self, frames: UInt8[ndarray, "n t h w"]) -> Float32[ndarray, "n p d"]:
+    def embed(
+        self, inputs: Shaped[ndarray, "n t *frame"] | Mapping[str, ndarray]
+    ) -> Float32[ndarray, "n p d"]:
         """Embed sequences of equal length, every frame used.
 
         Args:
-            frames: Aligned silhouettes, 0..255, as the shards hold them ([n, t, 64, 64]) or
-                already cut to the recipe's proportions.
+            inputs: What the recipe's modality has, as the shards hold it: named arrays, or
+                `frames` alone.
+
+                `frames`, uint8: aligned silhouettes [n, t, 64, 64] or [n, t, 128, 128], heatmaps
+                [n, t, 17, 64, 48] of which 255 is 1.0, redrawn ones [n, t, 2, 64, 64], RGB crops
+                [n, t, 128, 128, 3]; all of them also with fewer columns on both sides.
+                `joints`, beside heatmaps: [n, t, 17, 3], x and y in pixels of the heatmaps, score.
+                `masks`, beside RGB: [n, t, 128, 128] uint8, 255 is the person.
+                `ratios`, beside RGB: [n, t], width over height of a crop before it was squared.
+
+                What the network has no use for is not looked at.
 
         Raises:
-            ModelInputError: Not four dimensions, not uint8, or a size the recipe does not have.
+            ModelInputError: A name that the modality does not have, another rank, type or length,
+                a size that the recipe does not have, or the network needs what is not there.
         """
-        if frames.ndim != 4 or frames.dtype != np.uint8:
-            raise ModelInputError(
-                f"expected uint8 frames [n, t, h, w], got {frames.dtype} {list(frames.shape)}"
-            )
+        arrays = inputs if isinstance(inputs, Mapping) else {"frames": inputs}
         data = self.recipe.data
+        accepted = accepted_inputs(self.network)
+        _check(arrays, data.modality)
+        used = {"frames": arrays["frames"], **only_accepted(arrays, accepted)}
         try:
-            fitted = fit_frames(frames, data.height_px, data.width_px)
+            fitted = fit_clip(used, data.modality, data.height_px, data.width_px)
         except ValueError as error:
             raise ModelInputError(
                 f"expected frames that become {data.height_px} x {data.width_px}, got "
-                f"{frames.shape[2]} x {frames.shape[3]}: {error}"
+                f"{list(arrays['frames'].shape)}: {error}"
             ) from error
-        clips = torch.from_numpy(scale_to_unit(fitted))[:, None]
         device = next(self.network.parameters()).device
+        tensors = {
+            name: torch.from_numpy(np.ascontiguousarray(values)).to(device)
+            for name, values in to_floats(fitted).items()
+        }
+        frames = tensors.pop("frames")
         with torch.inference_mode():
-            embedding = self.network(clips.to(device)).embedding
+            embedding = self.network(frames, **tensors).embedding
         return np.asarray(embedding.float().cpu().numpy(), dtype=np.float32)
+
+    def blank_inputs(self, num: int = 2, num_frames: int = 12) -> dict[str, ndarray]:
+        """Named arrays that `embed` takes, in which nothing is seen."""
+        names = {"frames", *accepted_inputs(self.network)}
+        return {
+            name: np.full((num, num_frames, *shape), name == "ratios", _TYPES.get(name, np.uint8))
+            for name, shape in INPUTS[self.recipe.data.modality].items()
+            if name in names
+        }
+
+
+def _check(arrays: Mapping[str, ndarray], modality: Modality) -> None:
+    """Refuse what is not shaped or called as `SavedModel.embed` says."""
+    known = INPUTS[modality]
+    if "frames" not in arrays or not arrays.keys() <= known.keys():
+        raise ModelInputError(f"{modality}: expected {', '.join(known)}, got {', '.join(arrays)}")
+    height, width = (2, 3) if modality == "rgb" else (-2, -1)
+    for name, values in arrays.items():
+        expected = [*arrays["frames"].shape[:2], *known[name]]
+        if name in ("frames", "masks") and values.ndim == len(expected):
+            # Any size; whether it can become the recipe's is found out by `fit_clip`.
+            for axis in (height, width):
+                expected[axis] = values.shape[axis]
+        is_right_type = name in _TYPES or values.dtype == np.uint8
+        if list(values.shape) != expected or not is_right_type:
+            raise ModelInputError(
+                f"{modality}: expected {name} {_TYPES.get(name, np.uint8).__name__} "
+                f"[n, t{''.join(f', {size}' for size in known[name])}] for the same n and t, got "
+                f"{values.dtype} {list(values.shape)}"
+            )
 
 
 def initial_model(recipe: Recipe, subjects: Sequence[str]) -> SavedModel:

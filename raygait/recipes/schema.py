@@ -28,7 +28,7 @@ _CHANNELS = {
     "silhouettes": 1,
     "silhouettes_128": 1,
     "heatmaps": 17,
-    "heatmaps_redrawn": 17,
+    "heatmaps_redrawn": 2,
     "rgb": 3,
 }
 # Sections whose keys are names that the recipe chooses.
@@ -45,7 +45,8 @@ class DataOptions(_Frozen):
     modality: Literal["silhouettes", "silhouettes_128", "heatmaps", "heatmaps_redrawn", "rgb"] = (
         "silhouettes"
     )
-    """Column of the shards that feeds the model."""
+    """Column of the shards that feeds the model; `heatmaps` brings joints along, `rgb` masks and
+    the crops' ratios."""
     height_px: Annotated[int, Field(gt=0)] = 64
     """Height of a frame as the model sees it: what the shards hold, or a whole fraction."""
     width_px: Annotated[int, Field(gt=0)] = 44

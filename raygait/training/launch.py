@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ import ray.train
 import ray.train.torch
 
 from raygait import ray_session
+from raygait.batches.columns import check_rows
 from raygait.batches.sampler import rank_positions
 from raygait.datasets import protocols
 from raygait.errors import ClusterTooSmall, RecipeError, SplitMismatch, TrainingError
@@ -74,7 +76,7 @@ def train(
         report_every_steps: Steps between reports of metrics.
 
     Raises:
-        ShardError: The shards are not there, or not finished.
+        ShardError: The shards are not there, not finished, or made without the recipe's modality.
         SplitMismatch: They do not hold the subjects of the recipe's split.
         RecipeError: Two switches do not fit each other.
         ClusterTooSmall: The workers cannot be placed.
@@ -186,12 +188,15 @@ def check_recipe(recipe: Recipe, shards: Path, num_workers: int) -> None:
     """Say what is wrong with a recipe on this data before anything starts.
 
     Raises:
-        ShardError: The shards are not there, or not finished.
+        ShardError: The shards are not there, not finished, or made without the recipe's modality.
         SplitMismatch: They do not hold the subjects of the recipe's split.
         RecipeError: Two switches do not fit each other, or the clip is too short for the model.
         TrainingError: The batch cannot be split over the workers.
     """
     subjects = reader.read_rows(shards, columns=["subject"])["subject"].to_pylist()
+    # One row: blobs of all take minutes to read. Other rows are looked at when they are cached.
+    rows = (row for shard in reader.list_shards(shards) for row in reader.iterate_rows(shard))
+    check_rows(list(itertools.islice(rows, 1)), recipe.data.modality, str(shards))
     split = protocols.split(recipe.data.split, subjects)
     network = build_model(recipe, len(split.train))
     min_frames = int(getattr(network, "min_frames", 1))

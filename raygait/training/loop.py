@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
 from raygait.batches.cache import FrameCache, open_cache
+from raygait.batches.inputs import accepted_inputs, only_accepted
 from raygait.batches.loader import Batch, ClipLoader
 from raygait.batches.sampler import MASK_STREAM, step_generator
 from raygait.datasets import protocols
@@ -74,6 +76,7 @@ def train_worker(settings: dict[str, Any]) -> None:
             )
 
     criterion = BatchLoss(recipe)
+    accepted = accepted_inputs(network)
     origin = {"shards": str(shards), "shards_digest": reader.digest(shards)}
     history: list[dict[str, float]] = []
     network.train()
@@ -82,7 +85,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         started = time.perf_counter()
         draw_masks(network, recipe.seed, batch.step)
         learning_rate = float(scheduler.get_last_lr()[0])
-        measured = train_step(trained, criterion, optimiser, batch, device)
+        measured = train_step(trained, criterion, optimiser, batch, device, accepted)
         scheduler.step()
         ended = time.perf_counter()
         history.append(
@@ -191,13 +194,23 @@ def train_step(
     optimiser: torch.optim.Optimizer,
     batch: Batch,
     device: torch.device,
+    accepted: Collection[str] = (),
 ) -> dict[str, float]:
     """One optimiser step.
+
+    Args:
+        trained: The network, or its wrapper for many workers.
+        criterion: The recipe's losses.
+        optimiser: Steps once.
+        batch: This worker's share.
+        device: Where the network is.
+        accepted: What the network takes beside frames, from `inputs.accepted_inputs`.
 
     Raises:
         TrainingError: The loss is not finite; the weights are left as they were before the step.
     """
-    output = trained(batch.frames.to(device, non_blocking=True))
+    inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
+    output = trained(inputs["frames"], **only_accepted(inputs, accepted))
     loss, measured = criterion(output, batch.labels.to(device, non_blocking=True))
     values = {name: float(value) for name, value in measured.items()}
     if not math.isfinite(values["loss"]):

@@ -30,14 +30,18 @@ def _loader(cache: FrameCache, **changes) -> ClipLoader:
 
 
 def _equal(a: Batch, b: Batch) -> bool:
-    return a.step == b.step and torch.equal(a.frames, b.frames) and torch.equal(a.labels, b.labels)
+    return (
+        a.step == b.step
+        and all(torch.equal(a.inputs[name], b.inputs[name]) for name in a.inputs | b.inputs)
+        and torch.equal(a.labels, b.labels)
+    )
 
 
 def test_a_batch_has_the_models_shape_and_range(cache: FrameCache) -> None:
     batch = _loader(cache).batch(0)
-    assert batch.frames.shape == (8, 1, 9, 64, 44)
-    assert batch.frames.dtype == torch.float32
-    assert 0 <= float(batch.frames.min()) < float(batch.frames.max()) <= 1
+    assert batch.inputs["frames"].shape == (8, 1, 9, 64, 44)
+    assert batch.inputs["frames"].dtype == torch.float32
+    assert 0 <= float(batch.inputs["frames"].min()) < float(batch.inputs["frames"].max()) <= 1
 
 
 def test_starting_late_gives_the_same_batches_as_having_run_all_along(cache: FrameCache) -> None:
@@ -53,7 +57,9 @@ def test_workers_together_see_the_batch_that_one_worker_sees(cache, world_size: 
     shares = [_loader(cache, rank=r, world_size=world_size).batch(7) for r in range(world_size)]
     for place in range(8):
         share = shares[place % world_size]
-        assert torch.equal(whole.frames[place], share.frames[place // world_size])
+        assert torch.equal(
+            whole.inputs["frames"][place], share.inputs["frames"][place // world_size]
+        )
         assert whole.labels[place] == share.labels[place // world_size]
 
 
@@ -78,21 +84,21 @@ def test_only_training_subjects_are_drawn_and_their_order_is_the_class(cache: Fr
         for start in range(cache.num_frames[row] - 8)
         for clip in [np.ascontiguousarray(cache.frames(row)[start : start + 9])]
     }
-    for frames, label in zip(batch.frames, batch.labels.tolist(), strict=True):
+    for frames, label in zip(batch.inputs["frames"], batch.labels.tolist(), strict=True):
         clip = np.rint(frames[0].numpy() * 255).astype(np.uint8)
         assert (subjects[label], clip.tobytes()) in whole
 
 
 @pytest.mark.parametrize("flip_ratio", [0.0, 1.0])
 def test_flipping_mirrors_whole_clips(cache: FrameCache, flip_ratio: float) -> None:
-    plain = _loader(cache, flip_ratio=0.0).batch(2).frames
-    flipped = _loader(cache, flip_ratio=flip_ratio).batch(2).frames
+    plain = _loader(cache, flip_ratio=0.0).batch(2).inputs["frames"]
+    flipped = _loader(cache, flip_ratio=flip_ratio).batch(2).inputs["frames"]
     assert torch.equal(flipped, plain.flip(-1) if flip_ratio else plain)
 
 
 def test_half_the_height_is_the_same_clip_averaged_over_squares(cache: FrameCache) -> None:
-    whole = _loader(cache).batch(3).frames
-    half = _loader(cache, height_px=32, width_px=22).batch(3).frames
+    whole = _loader(cache).batch(3).inputs["frames"]
+    half = _loader(cache, height_px=32, width_px=22).batch(3).inputs["frames"]
     assert half.shape == (8, 1, 9, 32, 22)
     squares = torch.nn.functional.avg_pool3d(whole, (1, 2, 2))
     assert float((half - squares).abs().max()) <= 0.5 / 255 + 1e-6
