@@ -26,9 +26,8 @@ class SequenceEmbedder(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlfl
 
         self.saved = load_model(Path(context.artifacts["model"]))
 
-    def predict(
-        self, context: Any, model_input: np.ndarray | dict[str, np.ndarray], params: Any = None
-    ) -> np.ndarray:
+    # MLflow takes other hints for a signature of its own: named arrays come as a dictionary.
+    def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> np.ndarray:
         """Embed a batch of equally long sequences."""
         del context, params  # MLflow passes them; the model has no options
         return self.saved.embed(model_input)

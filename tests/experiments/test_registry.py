@@ -5,13 +5,16 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from torch import Tensor, nn
 
-from raygait.errors import RegistryError
+from raygait.errors import ModelInputError, RegistryError
 from raygait.experiments import registry, tracking
 from raygait.experiments.resolve import resolve_model
+from raygait.models import MODELS, Branch, GaitOutput
 from raygait.recipes import named
+from raygait.recipes.options import MODEL_OPTIONS, options_of
 from raygait.recipes.saved_model import SavedModel, initial_model, save_model
-from raygait.recipes.schema import with_overrides
+from raygait.recipes.schema import from_dict, with_overrides
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +132,75 @@ def test_a_folder_that_is_no_model_cannot_be_registered(uri: str, tmp_path: Path
     run = tracking.open_run(uri, "tests", "nothing")
     with pytest.raises(RegistryError, match="not a saved model"):
         registry.register(tmp_path, "gait", run=run)
+
+
+class _Cutting(nn.Module):
+    """Weighs colours by ratios, under a mask that it makes, or is given if it makes none."""
+
+    def __init__(
+        self,
+        num_subjects: int,
+        *,
+        makes_masks: bool = True,
+        in_channels: int = 3,
+        input_size_px: tuple[int, int] = (32, 32),
+    ) -> None:
+        super().__init__()
+        self.makes_masks = makes_masks
+        self.num_subjects, self.input_size_px = num_subjects, input_size_px
+        self.linear = nn.Linear(in_channels, 5)
+
+    def forward(
+        self, frames: Tensor, *, ratios: Tensor | None = None, masks: Tensor | None = None
+    ) -> GaitOutput:
+        if self.makes_masks:
+            masks = (frames.mean(1, keepdim=True) > 0.5).float()
+        if ratios is None or masks is None:
+            raise ModelInputError("cutting: got frames alone, expected ratios and masks")
+        colours = (frames * masks).mean((3, 4)) * ratios[:, None]
+        embedding = self.linear(colours.mean(2))[:, None]
+        return GaitOutput(embedding, {"main": Branch(embedding, None)})
+
+
+@pytest.mark.parametrize("makes_masks", [True, False])
+def test_a_version_with_several_inputs_names_those_that_it_needs(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, makes_masks: bool
+) -> None:
+    monkeypatch.setitem(MODELS, "cutting", _Cutting)
+    monkeypatch.setitem(MODEL_OPTIONS, "cutting", options_of("cutting", _Cutting))
+    recipe = from_dict(
+        {
+            "name": "cutting",
+            "model": {"architecture": "cutting", "makes_masks": makes_masks},
+            "data": {"modality": "rgb", "height_px": 32, "width_px": 32},
+        }
+    )
+    saved = initial_model(recipe, ["001", "002"])
+    save_model(tmp_path, saved.network, recipe, saved.subjects, step=0)
+    run = tracking.open_run(uri, "tests", "several inputs")
+    name = f"cutting-{makes_masks}"
+    with tracking.closing(run):
+        version = registry.register(tmp_path, name, run=run, alias="champion")
+    with tracking.using(uri):
+        pyfunc = mlflow.pyfunc.load_model(version.uri)
+    generator = np.random.default_rng(0)
+    inputs = {
+        "frames": generator.integers(0, 256, (3, 5, 128, 128, 3), dtype=np.uint8),
+        "ratios": generator.uniform(0.3, 0.7, (3, 5)).astype(np.float32),
+        "masks": generator.integers(0, 2, (3, 5, 128, 128), dtype=np.uint8) * np.uint8(255),
+    }
+    expected = {"frames", "ratios"} if makes_masks else set(inputs)
+    assert set(pyfunc.metadata.signature.inputs.input_names()) == expected
+    needed = {name: inputs[name] for name in sorted(expected)}
+    found = pyfunc.predict(needed)
+    np.testing.assert_array_equal(found, saved.embed(inputs))
+    assert not np.allclose(found, saved.embed({**inputs, "ratios": inputs["ratios"] + 1}))
+    with pytest.raises(mlflow.exceptions.MlflowException, match="ratios"):
+        pyfunc.predict({"frames": inputs["frames"]})
+    assert run.client().get_model_version(name, 1).tags["modality"] == "rgb"
+
+
+def test_an_example_of_other_inputs_cannot_be_registered(uri: str, model) -> None:
+    run = tracking.open_run(uri, "tests", "wrong example")
+    with tracking.closing(run), pytest.raises(ModelInputError, match="expected frames, got"):
+        registry.register(model[1], "gait", run=run, example={"joints": np.zeros((1, 1, 17, 3))})

@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torch import Tensor, nn
 
+from raygait.batches.inputs import INPUTS
 from raygait.errors import ModelInputError, RegistryError
+from raygait.models import Branch, GaitOutput
 from raygait.recipes import named
 from raygait.recipes.saved_model import SavedModel, initial_model, load_model, save_model
 from raygait.recipes.schema import with_overrides
@@ -112,3 +115,107 @@ def test_a_damaged_folder_is_an_error_that_names_it(saved, name: str, damage: st
         path.write_bytes(b"" if damage == "empty" else b"\x80\x04garbage")
     with pytest.raises(RegistryError, match="not a saved model"):
         load_model(folder)
+
+
+class _Aligning(nn.Module):
+    """Moves with joints, ratios and masks, each if it is given."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.linspace(1, 2, channels))
+
+    def forward(
+        self,
+        frames: Tensor,
+        *,
+        joints: Tensor | None = None,
+        ratios: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> GaitOutput:
+        if masks is not None:
+            frames = frames * masks
+        embedding = frames.mean((2, 3, 4)) * self.weights
+        if joints is not None:
+            embedding = embedding + joints.mean((1, 3))
+        if ratios is not None:
+            embedding = embedding * ratios.mean(1, keepdim=True)
+        embedding = embedding[:, None]
+        return GaitOutput(embedding, {"main": Branch(embedding, None)})
+
+
+def _of(modality: str, height_px: int = 64, width_px: int = 48) -> SavedModel:
+    changes = {"data.modality": modality, "data.height_px": height_px, "data.width_px": width_px}
+    recipe = with_overrides(named.recipe("gaitgl-demo"), changes)
+    channels = {"heatmaps": 17, "heatmaps_redrawn": 2, "rgb": 3}.get(modality, 1)
+    return SavedModel(_Aligning(channels).eval(), recipe, tuple(_SUBJECTS), step=0)
+
+
+def _arrays(modality: str, num: int = 3, length: int = 7) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return {
+        name: generator.integers(0, 256, (num, length, *shape)).astype(
+            np.float32 if name in ("joints", "ratios") else np.uint8
+        )
+        for name, shape in INPUTS[modality].items()
+    }
+
+
+@pytest.mark.parametrize("modality", list(INPUTS))
+def test_named_arrays_of_every_modality_embed_and_each_of_them_counts(modality: str) -> None:
+    model, arrays = _of(modality), _arrays(modality)
+    together = model.embed(arrays)
+    assert together.shape[:2] == (3, 1)
+    for number in range(3):
+        alone = model.embed({name: values[number : number + 1] for name, values in arrays.items()})
+        np.testing.assert_allclose(alone[0], together[number], rtol=1e-5)
+    for name in set(arrays) - {"frames"}:
+        less = {other: values for other, values in arrays.items() if other != name}
+        assert not np.allclose(model.embed(less), together), name
+    only_frames = {"frames": arrays["frames"]}
+    np.testing.assert_array_equal(model.embed(arrays["frames"]), model.embed(only_frames))
+
+
+def test_what_goes_in_is_fitted_as_training_fits_it() -> None:
+    arrays = _arrays("rgb")
+    model, seen = _of("rgb", 64, 64), []
+    model.network.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append((*args, kwargs)), with_kwargs=True
+    )
+    model.embed(arrays)
+    (frames, others) = seen[0]
+    assert frames.shape == (3, 3, 7, 64, 64)
+    assert set(others["masks"].unique().tolist()) == {0.0, 1.0}
+    assert others["masks"].shape == (3, 1, 7, 64, 64)
+    squares = arrays["frames"].reshape(3, 7, 64, 2, 64, 2, 3).mean((3, 5)).transpose(0, 4, 1, 2, 3)
+    np.testing.assert_allclose(frames.numpy(), squares / 255, atol=0.5 / 255 + 1e-6)
+
+
+def test_blank_inputs_are_what_the_network_takes(saved) -> None:
+    assert list(_of("rgb").blank_inputs()) == ["frames", "masks", "ratios"]
+    assert list(_of("heatmaps").blank_inputs()) == ["frames", "joints"]
+    assert list(saved[0].blank_inputs()) == ["frames"]
+    for modality in INPUTS:
+        model = _of(modality)
+        assert model.embed(model.blank_inputs(1, 4)).shape[:2] == (1, 1)
+
+
+def _changed(modality: str, **changes) -> dict[str, np.ndarray]:
+    return {**_arrays(modality), **changes}
+
+
+@pytest.mark.parametrize(
+    ("modality", "inputs"),
+    [
+        pytest.param("heatmaps", _arrays("heatmaps_redrawn"), id="other maps"),
+        pytest.param("heatmaps", _changed("heatmaps", ratios=np.ones((3, 7))), id="ratios"),
+        pytest.param("heatmaps", _changed("heatmaps", joints=np.ones((3, 6, 17, 3))), id="short"),
+        pytest.param("heatmaps", {"joints": np.ones((3, 7, 17, 3))}, id="no frames"),
+        pytest.param("rgb", _arrays("rgb")["frames"].transpose(0, 1, 4, 2, 3), id="channels first"),
+        pytest.param("rgb", _changed("rgb", masks=np.ones((3, 7, 128, 128))), id="float masks"),
+        pytest.param("rgb", _changed("rgb", ratios=np.ones((3, 8), np.float32)), id="ratios long"),
+        pytest.param("rgb", _changed("rgb", frames=np.zeros((3, 7, 9, 9, 3), np.uint8)), id="9"),
+    ],
+)
+def test_named_arrays_that_do_not_fit_are_refused(modality: str, inputs) -> None:
+    with pytest.raises(ModelInputError, match=r"(?s)expected.*got"):
+        _of(modality).embed(inputs)
