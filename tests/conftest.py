@@ -1,6 +1,7 @@
 """Fixtures every room's tests share: one small local Ray cluster, the sample videos."""
 
 import itertools
+import math
 import os
 import shutil
 import tempfile
@@ -80,7 +81,7 @@ def walker_shards(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def street_shards(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards with every modality: clips of three rendered walkers, two walks, two lengths."""
+    """Shards with every modality: clips of three rendered walkers, two walks each."""
     from raygait.datasets import videos
     from raygait.shards.ingest import ingest
     from raygait.synthetic.scenes import write_street
@@ -89,13 +90,14 @@ def street_shards(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -
     from raygait.video.settings import VideoSettings
 
     folder = tmp_path_factory.mktemp("street")
-    for seed, (condition, num_frames) in itertools.product(
-        (1, 2, 3), (("nm-01", 18), ("bg-01", 15))
+    for seed, (condition, view_deg, num_frames) in itertools.product(
+        (1, 2, 3), (("nm-01", 90, 18), ("bg-01", 108, 15))
     ):
-        walker = Walker.from_seed(seed)
+        walker, view = Walker.from_seed(seed), math.radians(view_deg)
         half_m = speed_m_s(walker.walk(condition)) * num_frames / FPS / 2
-        passer = Passer(walker, condition, ((-half_m, -1.0), (half_m, -1.0)))
-        path = folder / "clips" / f"{seed:03d}" / condition / "090.mp4"
+        x_m, y_m = half_m * math.sin(view), half_m * math.cos(view)
+        passer = Passer(walker, condition, ((x_m, y_m - 1), (-x_m, -y_m - 1)))
+        path = folder / "clips" / f"{seed:03d}" / condition / f"{view_deg:03d}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_street(Street(street_camera(), (passer,), num_frames, seed=seed), path)
     modalities = ("silhouettes_128", "heatmaps", "heatmaps_redrawn", "rgb", "joints")

@@ -106,7 +106,7 @@ class BatchOptions(_Frozen):
 
 
 class LossOptions(_Frozen):
-    """Triplet and identity losses and their weights."""
+    """Triplet, identity and segmentation losses and their weights."""
 
     triplet_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the triplet loss; 0 leaves it out."""
@@ -124,6 +124,8 @@ class LossOptions(_Frozen):
     """Count each clip as a positive of itself too, as public code of the field does."""
     branches: tuple[str, ...] = ()
     """Branches of the network that count, by name; all of them if empty."""
+    segmentation_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the cross-entropy of the masks, for a network that segments; 0 leaves it out."""
 
 
 class OptimOptions(_Frozen):

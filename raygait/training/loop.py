@@ -25,6 +25,7 @@ from raygait.batches.sampler import MASK_STREAM, step_generator
 from raygait.datasets import protocols
 from raygait.errors import TrainingError
 from raygait.losses.identity import IdentityLoss
+from raygait.losses.segmentation import SegmentationLoss
 from raygait.losses.triplet import TripletLoss
 from raygait.models import GaitOutput
 from raygait.recipes.schema import Recipe, build_model, from_dict
@@ -138,23 +139,32 @@ class BatchLoss:
     """The losses of a recipe, over the global batch.
 
     Triplets are formed over the clips of all workers, so that a batch split over more workers has
-    the same triplets; the identity loss is a mean over clips, which DDP's averaging keeps. What is
-    recorded of the identity loss is this worker's share. Batch norms see a worker's share only,
-    so another number of workers computes the same batches, not bit by bit the same run.
+    the same triplets; the other losses are means over clips, which DDP's averaging keeps. What is
+    recorded of those is this worker's share. Batch norms see a worker's share only, so another
+    number of workers computes the same batches, not bit by bit the same run.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         loss = recipe.loss
         self._triplet = TripletLoss(margin=loss.triplet_margin)
         self._identity = IdentityLoss(scale=loss.identity_scale, smoothing=loss.identity_smoothing)
+        self._segmentation = SegmentationLoss()
         self._triplet_weight = loss.triplet_weight
         self._identity_weight = loss.identity_weight
+        self._segmentation_weight = loss.segmentation_weight
 
-    def __call__(self, output: GaitOutput, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, output: GaitOutput, labels: Tensor, masks: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss to differentiate, the sum over the branches, and what is worth recording.
 
+        Args:
+            output: What the network returned for this worker's share.
+            labels: Class of each clip.
+            masks: [n, 1, t, h, w], what a segmentation is compared with.
+
         Raises:
-            TrainingError: The recipe weighs an identity loss and the network has no classifier.
+            TrainingError: The recipe weighs a loss that the network or the data give nothing for.
         """
         everyones_labels = gather(labels)
         total = output.embedding.new_zeros(())
@@ -184,6 +194,20 @@ class BatchLoss:
                 measured.setdefault(metric, []).append(value)
                 if len(output.branches) > 1:
                     measured[f"{metric}_{name}"] = [value]
+        if self._segmentation_weight:
+            if output.mask_probabilities is None or masks is None:
+                raise TrainingError(
+                    f"loss.segmentation_weight is {self._segmentation_weight}, but "
+                    + (
+                        "the network does not segment: set it to 0"
+                        if masks is not None
+                        else "only data.modality rgb has masks"
+                    )
+                )
+            segmentation = self._segmentation(output.mask_probabilities, masks)
+            total = total + self._segmentation_weight * segmentation.loss
+            measured["segmentation_loss"] = [segmentation.loss.detach()]
+            measured["mask_iou"] = [segmentation.iou]
         means = {metric: torch.stack(values).mean() for metric, values in measured.items()}
         return total, {"loss": total.detach(), **means}
 
@@ -211,7 +235,8 @@ def train_step(
     """
     inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
     output = trained(inputs["frames"], **only_accepted(inputs, accepted))
-    loss, measured = criterion(output, batch.labels.to(device, non_blocking=True))
+    labels = batch.labels.to(device, non_blocking=True)
+    loss, measured = criterion(output, labels, inputs.get("masks"))
     values = {name: float(value) for name, value in measured.items()}
     if not math.isfinite(values["loss"]):
         parts = ", ".join(f"{name} {value}" for name, value in values.items() if "_loss" in name)
