@@ -59,7 +59,7 @@ Where the paper is silent, or says two things (* = as the authors' release does)
 # Annotations are evaluated here: recipes read the constructor's signature.
 
 import itertools
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +67,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from raygait.errors import ModelInputError
-from raygait.models.layers import check_frames
+from raygait.models.layers import channels_last, check_frames
 from raygait.models.output import GaitOutput
 
 Synthesis = Literal["edge", "whole"]
@@ -250,6 +250,8 @@ class UNet(nn.Module):
                 f"U-Net: got frames {tuple(frames.shape)}, expected [m, {self.in_channels}, h, w] "
                 f"with h and w multiples of {self.size_factor}"
             )
+        if frames.device.type == "cpu":  # a fifth less time, see `layers.channels_last`
+            frames = frames.contiguous(memory_format=torch.channels_last)
         assert isinstance(self._offset, Tensor)
         assert isinstance(self._scale, Tensor)
         logits: Tensor = self.decoder(
@@ -632,7 +634,7 @@ class GaitEdge(nn.Module):
         self._is_encoder_frozen = is_frozen
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "GaitEdge":
         """Switch between training and evaluation; a frozen encoder stays in evaluation."""
         super().train(mode)
         if self._is_encoder_frozen:
@@ -689,7 +691,7 @@ class GaitEdge(nn.Module):
         if self.mask_source == "given":
             masks = _checked_masks(masks, frames, self.min_frames, model=name)
 
-        logits = self.segmenter(frames.transpose(1, 2).flatten(0, 1))  # [m, 1, h, w]
+        logits = self.segmenter(channels_last(frames).transpose(1, 2).flatten(0, 1))
         if logits.shape != (clip_shape[0] * clip_shape[1], 1, *self.input_size_px):
             raise ValueError(
                 f"segmenter ({type(self.segmenter).__name__}) gave {tuple(logits.shape)}, must "

@@ -966,6 +966,24 @@ class TestContract:
         plain = small(recogniser=MeanRecogniser(5, (8, 6)), synthesis="whole")
         assert list(plain.named_stages())[-3:] == ["segmenter logits", "alignment", "recogniser"]
 
+    @pytest.mark.parametrize("channels", [(2, 3, 4), (1, 1)])
+    def test_gradients_have_the_strides_of_their_weights(self, channels: tuple[int, ...]) -> None:
+        # DDP warns of others, and safetensors refuses weights that are not contiguous.
+        model = small(segmenter=UNet(channels=channels), freeze_encoder=False)
+        output = model(crops(), ratios=ratios_for(crops()))
+        (output.mask_probabilities.mean() + output.branches["main"].logits.sum()).backward()
+        for parameter in model.parameters():
+            assert parameter.is_contiguous()
+            assert parameter.grad is not None
+            assert parameter.grad.stride() == parameter.stride()
+
+    def test_clips_in_any_memory_order_give_the_same_output(self) -> None:
+        model = small().eval()
+        frames = crops()
+        ordered = frames.transpose(1, 2).contiguous().transpose(1, 2)
+        ratios = ratios_for(frames)
+        torch.testing.assert_close(model(ordered, ratios=ratios), model(frames, ratios=ratios))
+
     def test_state_dict_keys_are_public(self) -> None:
         keys = list(small().segmenter.state_dict())
         assert keys[:8] == [
@@ -1095,11 +1113,17 @@ def walking_in_colour(
 
 def test_three_phases_learn_one_batch_by_heart() -> None:
     torch.manual_seed(0)
-    frames, masks, labels = walking_in_colour(num_subjects=4, num_clips=4, num_frames=3)
-    ratios = torch.full((16, 3), 0.6)
+    frames, masks, labels = walking_in_colour(num_subjects=4, num_clips=3, num_frames=3)
+    ratios = torch.full((12, 3), 0.6)
     model = GaitEdge(
         4,
-        recogniser=GaitGL(4, channels=(8, 16, 16), input_size_px=(32, 22)),
+        recogniser=GaitGL(
+            4,
+            channels=(8, 16, 16),
+            mask_strategy="fixed_parts",
+            num_fixed_parts=4,
+            input_size_px=(32, 22),
+        ),
         segmenter=UNet(channels=(4, 8, 8)),
         input_size_px=(32, 32),
     )
@@ -1109,8 +1133,8 @@ def test_three_phases_learn_one_batch_by_heart() -> None:
     optimizer = torch.optim.SGD(model.segmenter.parameters(), lr=0.1, momentum=0.9)
     images = frames.transpose(1, 2).flatten(0, 1)
     overlaps = []
-    for _ in range(25):
-        p = model.segmenter(images).sigmoid().unflatten(0, (16, 3)).transpose(1, 2)
+    for _ in range(15):
+        p = model.segmenter(images).sigmoid().unflatten(0, (12, 3)).transpose(1, 2)
         segmented = segmentation(p, masks)
         optimizer.zero_grad()
         segmented.loss.backward()
@@ -1127,8 +1151,7 @@ def test_three_phases_learn_one_batch_by_heart() -> None:
         ]
     )
     history = []
-    for step in range(60):
-        model.set_mask_seed(step)
+    for _ in range(45):
         output = model(frames, ratios=ratios)
         assert output.mask_probabilities is not None
         branch = output.branches["main"]
