@@ -35,7 +35,7 @@ Where the paper is silent, or says two things (* = as the authors' release does)
     Whose M          The segmenter's own, rounded (4.1, "we segment the input RGB image"): colours
                      alone are enough at test. `mask_source="given"` * erodes a silhouette that
                      comes with the data, which weights of the release were trained with.
-    Eq. 2            Prints "or", says "exclusive or": the latter, or M_e x P + M_i could pass 1.
+    Eq. 2            Prints "or", says "exclusive or": with the former M_s could pass 1.
     Borders          Pixels outside the image are neither person nor background: a person cut by
                      the border has no edge there.
     First half       Fixed are the four stages down *. Their batch norms stay in evaluation too:
