@@ -1,8 +1,9 @@
 """Augmentation of a silhouette clip: one draw a clip, the same for all of its frames.
 
-The papers name the kinds (LGDiffGait section 4.2: flip, erase, rotate, perspective, affine) and
+The papers name the kinds (LGDiffGait section 4.3: flip, erase, rotate, perspective, affine) and
 print neither sizes nor probabilities. The sizes here are those of the field's public code, as
-shares of the frame so that they hold at any size.
+shares of the frame so that they hold at any size. Mirroring is not here: every modality can be
+mirrored (`inputs.mirror_clip`), the rest is for silhouettes alone.
 
 A clip is warped once: perspective, affine and rotation are one matrix, because each resampling of
 its own would blur the outline.
@@ -30,7 +31,6 @@ class Augmentation:
     """How often each kind happens to a clip.
 
     Attributes:
-        flip_ratio: Share of clips mirrored left to right.
         perspective_ratio: Share whose upper and lower edges are stretched: each corner moves
             inwards by up to 10/64 of the frame.
         affine_ratio: Share whose three corners each move by up to 10/64 of the frame either way.
@@ -41,7 +41,6 @@ class Augmentation:
         ValueError: A share is not in 0..1.
     """
 
-    flip_ratio: float = 0.0
     perspective_ratio: float = 0.0
     affine_ratio: float = 0.0
     rotate_ratio: float = 0.0
@@ -58,18 +57,19 @@ class Draw:
     """What happens to one clip.
 
     Attributes:
-        flip: Mirror it.
         matrix: Where a pixel goes, as (x, y, 1); `None` moves none.
         box: Rows and columns to erase, as slices; `None` erases nothing.
     """
 
-    flip: bool
     matrix: Float64[ndarray, "3 3"] | None
     box: tuple[slice, slice] | None
 
 
 def draw(
-    augmentation: Augmentation, height_px: int, width_px: int, generator: np.random.Generator
+    augmentation: Augmentation,
+    stored_size_px: tuple[int, int],
+    size_px: tuple[int, int],
+    generator: np.random.Generator,
 ) -> Draw:
     """Draw for one clip.
 
@@ -78,62 +78,56 @@ def draw(
 
     Args:
         augmentation: How often each kind happens.
-        height_px: Rows of the frames.
-        width_px: Columns of the frames.
+        stored_size_px: Rows and columns of the frames as shards hold them, which are warped.
+        size_px: Rows and columns that the network sees, of which a box is erased.
         generator: Source of the draw.
     """
-    chance = generator.random(5)
+    chance = generator.random(4)
     perspective_moves = generator.random(4)
     affine_moves = generator.uniform(-1.0, 1.0, (3, 2))
     angle_deg = generator.uniform(-_ANGLE_DEG, _ANGLE_DEG)
-    box = _draw_box(height_px, width_px, generator)
+    box = _draw_box(*size_px, generator)
 
     matrix = np.eye(3)
-    if chance[1] < augmentation.perspective_ratio:
-        matrix = _perspective(height_px, width_px, perspective_moves) @ matrix
-    if chance[2] < augmentation.affine_ratio:
-        matrix = _affine(height_px, width_px, affine_moves) @ matrix
-    if chance[3] < augmentation.rotate_ratio:
-        matrix = _rotation(height_px, width_px, angle_deg) @ matrix
+    if chance[0] < augmentation.perspective_ratio:
+        matrix = _perspective(*stored_size_px, perspective_moves) @ matrix
+    if chance[1] < augmentation.affine_ratio:
+        matrix = _affine(*stored_size_px, affine_moves) @ matrix
+    if chance[2] < augmentation.rotate_ratio:
+        matrix = _rotation(*stored_size_px, angle_deg) @ matrix
     return Draw(
-        flip=bool(chance[0] < augmentation.flip_ratio),
         matrix=None if np.array_equal(matrix, np.eye(3)) else matrix,
-        box=box if chance[4] < augmentation.erase_ratio else None,
+        box=box if chance[3] < augmentation.erase_ratio else None,
     )
 
 
-def apply(
-    frames: UInt8[ndarray, "t h w"], drawn: Draw, *, cut_width_px: int | None = None
-) -> UInt8[ndarray, "t h v"]:
-    """Augment a clip: warp, cut to the middle columns, mirror, erase.
+def warp(frames: UInt8[ndarray, "t h w"], drawn: Draw) -> UInt8[ndarray, "t h w"]:
+    """Move the pixels of a clip, before the frames are cut to the network's columns.
 
-    The warp comes before the cut, so that what it moves into view is the person and not zeros;
-    the box comes after it, so that its area is one of what the network sees.
+    What is moved into view is then the person and not zeros.
 
     Args:
-        frames: A clip. It is not changed.
-        drawn: What happens; its box is meant in the cut frame.
-        cut_width_px: Columns kept, the middle ones; all if left out.
-
-    Raises:
-        ValueError: The cut would be uneven or wider than the frames.
+        frames: Silhouettes as shards hold them. They are not changed.
+        drawn: What happens; its box is not looked at.
     """
-    if drawn.matrix is not None:
-        height, width = frames.shape[1:]
-        # Frame by frame: with more than 4 channels OpenCV warps wrongly and says nothing.
-        frames = np.stack(
-            [cv2.warpPerspective(frame, drawn.matrix, (width, height)) for frame in frames]
-        )
-    if cut_width_px is not None:
-        excess = frames.shape[2] - cut_width_px
-        if excess < 0 or excess % 2:
-            raise ValueError(f"cannot cut {cut_width_px} columns evenly out of {frames.shape[2]}")
-        frames = frames[..., excess // 2 : frames.shape[2] - excess // 2]
-    if drawn.flip:
-        frames = frames[..., ::-1]
-    if drawn.box is not None:
-        frames = frames.copy()
-        frames[:, drawn.box[0], drawn.box[1]] = 0
+    if drawn.matrix is None:
+        return frames
+    height, width = frames.shape[1:]
+    # Frame by frame: with more than 4 channels OpenCV warps wrongly and says nothing.
+    return np.stack([cv2.warpPerspective(frame, drawn.matrix, (width, height)) for frame in frames])
+
+
+def erase(frames: UInt8[ndarray, "*batch h w"], drawn: Draw) -> UInt8[ndarray, "*batch h w"]:
+    """Erase the box that was drawn, in every frame the same.
+
+    Args:
+        frames: Silhouettes of the size that the network sees. They are not changed.
+        drawn: What happens; its matrix is not looked at.
+    """
+    if drawn.box is None:
+        return frames
+    frames = frames.copy()
+    frames[..., drawn.box[0], drawn.box[1]] = 0
     return frames
 
 

@@ -16,6 +16,8 @@ def clip_frames(
     length: int,
     order: ClipOrder,
     generator: np.random.Generator,
+    *,
+    skip: int = 0,
 ) -> Int64[ndarray, " t"]:
     """Frame numbers of a training clip.
 
@@ -27,6 +29,7 @@ def clip_frames(
         length: Frames that the clip gets.
         order: `ordered`, consecutive frames from a random start; `unordered`, random frames.
         generator: Source of the draw.
+        skip: Frames left out of an ordered clip, at random places of a window longer by as many.
 
     Raises:
         ValueError: The sequence has no frame.
@@ -34,8 +37,12 @@ def clip_frames(
     if num_frames < 1:
         raise ValueError("a clip needs a sequence with at least one frame")
     if order == "ordered":
-        start = int(generator.integers(max(num_frames - length, 0) + 1))
-        return np.arange(start, start + length, dtype=np.int64) % num_frames
+        window = length + skip
+        start = int(generator.integers(max(num_frames - window, 0) + 1))
+        numbers = np.arange(start, start + window, dtype=np.int64) % num_frames
+        if skip:
+            numbers = numbers[np.sort(generator.permutation(window)[:length])]
+        return numbers
     rounds = -(-length // num_frames)
     drawn = np.concatenate([generator.permutation(num_frames) for _ in range(rounds)])
     return drawn[:length].astype(np.int64)

@@ -12,16 +12,21 @@ from jaxtyping import Int64
 from numpy import ndarray
 from torch import Tensor
 
+from raygait.batches.augmentation import Augmentation, draw, erase, warp
 from raygait.batches.cache import FrameCache
 from raygait.batches.clips import ClipOrder, clip_frames
 from raygait.batches.inputs import fit_clip, mirror_clip, to_floats
 from raygait.batches.sampler import (
     ALIGN_STREAM,
+    AUGMENT_STREAM,
     CLIP_STREAM,
+    LENGTH_STREAM,
+    SHIFT_STREAM,
     IdentitySampler,
     rank_positions,
     step_generator,
 )
+from raygait.batches.shift import draw_shifts, shift_clip
 
 
 class Batch(NamedTuple):
@@ -57,6 +62,11 @@ class ClipLoader:
         height_px: Height the model expects, see `clips.fit_frames`.
         width_px: Width the model expects.
         seed: The recipe's seed.
+        clip_max_num_frames: If given, the length of a step's clips is drawn between
+            `clip_num_frames` and this; all clips of a batch have the same.
+        clip_skip_frames: Frames left out of ordered clips, see `clips.clip_frames`.
+        augmentation: What else happens to silhouettes.
+        shift_px: Largest shift of the frames of RGB crops, see `shift.draw_shifts`; 0 shifts none.
         rank: This worker's number.
         world_size: Number of workers.
     """
@@ -74,6 +84,10 @@ class ClipLoader:
         height_px: int,
         width_px: int,
         seed: int,
+        clip_max_num_frames: int | None = None,
+        clip_skip_frames: int = 0,
+        augmentation: Augmentation | None = None,
+        shift_px: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -94,11 +108,22 @@ class ClipLoader:
         self._height_px = height_px
         self._width_px = width_px
         self._seed = seed
+        self._clip_max_num_frames = clip_max_num_frames or clip_num_frames
+        self._clip_skip_frames = clip_skip_frames
+        self._augmentation = augmentation
+        self._shift_px = shift_px
 
     def batch(self, step: int) -> Batch:
         """This worker's share of the batch of one step."""
         drawn = self._sampler.batch(step)
-        clips = [self._clip(int(drawn[place]), step, int(place)) for place in self._positions]
+        length = int(
+            step_generator(self._seed, LENGTH_STREAM, step).integers(
+                self._clip_num_frames, self._clip_max_num_frames + 1
+            )
+        )
+        clips = [
+            self._clip(int(drawn[place]), step, int(place), length) for place in self._positions
+        ]
         labels = [self._labels[int(drawn[place])] for place in self._positions]
         # In bytes until all are together: floats take four times the memory.
         stacked = {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
@@ -114,21 +139,36 @@ class ClipLoader:
                 ahead = pool.submit(self.batch, step + 1) if step + 1 < num_steps else None
                 yield current.result()
 
-    def _clip(self, drawn: int, step: int, place: int) -> dict[str, ndarray]:
+    def _clip(self, drawn: int, step: int, place: int, length: int) -> dict[str, ndarray]:
         generator = step_generator(self._seed, CLIP_STREAM, step, place)
         row, modality = self._rows[drawn], self._cache.modality
         numbers = clip_frames(
             self._cache.num_frames[row],
-            self._clip_num_frames,
+            length,
             self._clip_order,
             generator,
+            skip=self._clip_skip_frames,
         )
         stored = self._cache.clip(row, numbers)
+        # Streams of their own: what else happens to a clip decides nothing about its frames.
+        if self._shift_px:
+            source = step_generator(self._seed, SHIFT_STREAM, step, place)
+            stored = shift_clip(stored, draw_shifts(length, self._shift_px, source))
+        augmented = None
+        if self._augmentation is not None:
+            augmented = draw(
+                self._augmentation,
+                stored["frames"].shape[1:],
+                (self._height_px, self._width_px),
+                step_generator(self._seed, AUGMENT_STREAM, step, place),
+            )
+            stored["frames"] = warp(stored["frames"], augmented)
         clip = fit_clip(stored, modality, self._height_px, self._width_px)
         if generator.random() < self._flip_ratio:
             clip = mirror_clip(clip, modality)
+        if augmented is not None:
+            clip["frames"] = erase(clip["frames"], augmented)
         if "joints" in clip:
-            # A stream of its own: whether a clip has joints decides nothing else about it.
             draws = step_generator(self._seed, ALIGN_STREAM, step, place)
             clip["align_draws"] = draws.random(len(numbers), np.float32)
         return clip

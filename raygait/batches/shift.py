@@ -8,6 +8,8 @@ Where the paper is silent
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from jaxtyping import Int64, UInt8
 from numpy import ndarray
@@ -65,3 +67,11 @@ def shift_frames(
             ]
             into[max(down, 0) :, max(right, 0) :][: kept.shape[0], : kept.shape[1]] = kept
     return moved
+
+
+def shift_clip(clip: Mapping[str, ndarray], shifts: Int64[ndarray, "t 2"]) -> dict[str, ndarray]:
+    """An RGB clip as shards hold it, with `frames` and `masks` moved alike."""
+    return {
+        name: shift_frames(values, shifts) if name in ("frames", "masks") else values
+        for name, values in clip.items()
+    }

@@ -6,6 +6,7 @@ the first convolution alone, so a padded sequence would not embed as it does by 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from numpy import ndarray
 
 from raygait import errors, ray_session
 from raygait.batches.columns import COLUMNS, check_rows, pack, unpack
+from raygait.batches.shift import draw_shifts, shift_clip
 from raygait.errors import ClusterTooSmall, DatasetError, RaygaitError
 from raygait.recipes.saved_model import load_model
 from raygait.shards import reader
@@ -153,12 +155,22 @@ class ShardEmbedder:
             if group[0]["num_frames"] < min_frames:
                 embedded += [_row(row, None) for row in group]
                 continue
-            arrays = [unpack(pack(row, modality), modality) for row in group]
+            arrays = [self._stored(row) for row in group]
             values = self._saved.embed(
                 {name: np.stack([one[name] for one in arrays]) for name in arrays[0]}
             )
             embedded += [_row(row, value) for row, value in zip(group, values, strict=True)]
         return pa.Table.from_pylist(embedded, schema=_SCHEMA)
+
+    def _stored(self, row: dict[str, Any]) -> dict[str, ndarray]:
+        data, seed = self._saved.recipe.data, self._saved.recipe.seed
+        stored = unpack(pack(row, data.modality), data.modality)
+        if data.shift_px:
+            # Of the sequence alone, so that it is shifted alike wherever it is embedded.
+            key = hashlib.sha256(f"{seed} {row['sequence_id']}".encode()).digest()
+            source = np.random.default_rng(list(key))
+            stored = shift_clip(stored, draw_shifts(row["num_frames"], data.shift_px, source))
+        return stored
 
 
 _SCHEMA = pa.schema(

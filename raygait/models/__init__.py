@@ -9,6 +9,7 @@ from torch import nn
 
 from raygait.models.deepgaitv2 import DeepGaitV2
 from raygait.models.gaitbase import GaitBase
+from raygait.models.gaitedge import GaitEdge, UNet
 from raygait.models.gaitgl import GaitGL
 from raygait.models.gaitgl_iccv import GaitGLFixed
 from raygait.models.gaitpart import GaitPart
@@ -21,6 +22,7 @@ from raygait.models.output import Branch, GaitOutput
 MODELS: dict[str, type[nn.Module]] = {
     "deepgaitv2": DeepGaitV2,
     "gaitbase": GaitBase,
+    "gaitedge": GaitEdge,
     "gaitgl": GaitGL,
     "gaitgl_iccv": GaitGLFixed,
     "gaitpart": GaitPart,
@@ -31,9 +33,11 @@ MODELS: dict[str, type[nn.Module]] = {
 }
 
 # Networks [m, 3, h, w] -> [m, 1, h, w] that find the person in a crop, for GaitEdge.
-SEGMENTERS: dict[str, type[nn.Module]] = {}
+SEGMENTERS: dict[str, type[nn.Module]] = {"unet": UNet}
 
 # Architecture -> argument that is a network -> what the paper puts there.
-PARTS: dict[str, dict[str, str]] = {}
+PARTS: dict[str, dict[str, str]] = {
+    "gaitedge": {"recogniser": "gaitgl_iccv", "segmenter": "unet"},
+}
 
 __all__ = ["MODELS", "PARTS", "SEGMENTERS", "Branch", "GaitOutput"]

@@ -15,6 +15,7 @@ import pydantic
 from pydantic import ConfigDict, Field
 from torch import nn
 
+from raygait.batches.augmentation import Augmentation
 from raygait.errors import RecipeError
 from raygait.recipes.options import (
     MODEL_OPTIONS,
@@ -58,6 +59,20 @@ class DataOptions(_Frozen):
     was trained on; empty: `split`."""
     protocol: str = "casiab"
     """Benchmark protocol that scores the run."""
+    shift_px: Annotated[int, Field(ge=0)] = 0
+    """`rgb` only: half of the frames, in training and at test, are moved by up to this many pixels
+    in both directions, as if a detector had not centred the person."""
+
+    def check(self, clip: ClipOptions) -> None:
+        """Refuse what is done to a clip if the modality cannot have it done.
+
+        Raises:
+            ValueError: Silhouettes' augmentation of another modality, or shifts of one.
+        """
+        if clip.augmentation() is not None and not self.modality.startswith("silhouettes"):
+            raise ValueError(f"{self.modality} can be mirrored; other augmentation is silhouettes'")
+        if self.shift_px and self.modality != "rgb":
+            raise ValueError(f"shift_px ({self.shift_px}) is for rgb, not for {self.modality}")
 
 
 class ClipOptions(_Frozen):
@@ -94,6 +109,16 @@ class ClipOptions(_Frozen):
         if self.skip_frames and self.order == "unordered":
             raise ValueError("skip_frames has no meaning for unordered frames")
         return self
+
+    def augmentation(self) -> Augmentation | None:
+        """What happens to silhouettes beside mirroring; `None` if nothing ever does."""
+        augmentation = Augmentation(
+            perspective_ratio=self.perspective_ratio,
+            affine_ratio=self.affine_ratio,
+            rotate_ratio=self.rotate_ratio,
+            erase_ratio=self.erase_ratio,
+        )
+        return None if augmentation == Augmentation() else augmentation
 
 
 class BatchOptions(_Frozen):
@@ -192,8 +217,10 @@ class Recipe(_Frozen):
     """Seed of the initial weights, the batches, the clips and the masks."""
 
     @pydantic.model_validator(mode="after")
-    def _phases_fit_the_model(self) -> Recipe:
-        for name in self.before:
+    def _parts_fit_each_other(self) -> Recipe:
+        self.data.check(self.clip)
+        for name, phase in self.before.items():
+            phase.data.check(phase.clip)
             self.phase(name)
         return self
 

@@ -287,6 +287,10 @@ def make_loader(
         height_px=recipe.data.height_px,
         width_px=recipe.data.width_px,
         seed=recipe.seed,
+        clip_max_num_frames=recipe.clip.max_num_frames,
+        clip_skip_frames=recipe.clip.skip_frames,
+        augmentation=recipe.clip.augmentation(),
+        shift_px=recipe.data.shift_px,
         rank=rank,
         world_size=world_size,
     )

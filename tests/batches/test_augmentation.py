@@ -2,10 +2,19 @@ import cv2
 import numpy as np
 import pytest
 
-from raygait.batches.augmentation import Augmentation, Draw, apply, draw
+from raygait.batches import augmentation
+from raygait.batches.augmentation import Augmentation, Draw, erase, warp
 
-ALL = Augmentation(1.0, 1.0, 1.0, 1.0, 1.0)
-NOTHING = Draw(flip=False, matrix=None, box=None)
+ALL = Augmentation(1.0, 1.0, 1.0, 1.0)
+NOTHING = Draw(matrix=None, box=None)
+
+
+def draw(kinds: Augmentation, height: int, width: int, source: np.random.Generator) -> Draw:
+    return augmentation.draw(kinds, (height, width), (height, width), source)
+
+
+def apply(frames: np.ndarray, drawn: Draw) -> np.ndarray:
+    return erase(warp(frames, drawn), drawn)
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -28,7 +37,7 @@ def test_without_shares_a_clip_stays_as_it_is() -> None:
 
 def test_all_frames_of_a_clip_are_treated_alike() -> None:
     for seed in range(10):
-        result = apply(clip(), draw(ALL, 64, 44, generator(seed)), cut_width_px=44)
+        result = apply(clip(w=44), draw(ALL, 64, 44, generator(seed)))
         assert result.shape == (5, 64, 44)
         assert (result == result[0]).all()
 
@@ -41,7 +50,7 @@ def test_the_input_is_not_changed() -> None:
 
 def test_a_share_changes_nothing_about_the_other_kinds() -> None:
     alone = Augmentation(rotate_ratio=1.0)
-    with_erasing = Augmentation(rotate_ratio=1.0, erase_ratio=1.0, flip_ratio=1.0)
+    with_erasing = Augmentation(rotate_ratio=1.0, erase_ratio=1.0)
     a, b = draw(alone, 64, 44, generator(3)), draw(with_erasing, 64, 44, generator(3))
     assert a.matrix is not None
     assert b.matrix is not None
@@ -53,7 +62,6 @@ def test_a_share_changes_nothing_about_the_other_kinds() -> None:
 @pytest.mark.parametrize("ratio", [0.2, 0.7])
 def test_each_kind_happens_as_often_as_its_share_says(ratio: float) -> None:
     kinds = {
-        "flip_ratio": lambda drawn: drawn.flip,
         "perspective_ratio": lambda drawn: drawn.matrix is not None,
         "affine_ratio": lambda drawn: drawn.matrix is not None,
         "rotate_ratio": lambda drawn: drawn.matrix is not None,
@@ -61,8 +69,8 @@ def test_each_kind_happens_as_often_as_its_share_says(ratio: float) -> None:
     }
     source = generator(1)
     for name, happened in kinds.items():
-        augmentation = Augmentation(**{name: ratio})
-        count = sum(happened(draw(augmentation, 64, 44, source)) for _ in range(1000))
+        kind = Augmentation(**{name: ratio})
+        count = sum(happened(draw(kind, 64, 44, source)) for _ in range(1000))
         assert abs(count / 1000 - ratio) < 0.06, name
 
 
@@ -101,7 +109,7 @@ def test_the_warps_are_one_resampling_in_the_order_perspective_affine_rotation()
         for name in ("rotate_ratio", "affine_ratio", "perspective_ratio")
     ]
     np.testing.assert_allclose(three, one[0] @ one[1] @ one[2], atol=1e-9)
-    drawn = Draw(flip=False, matrix=three, box=None)
+    drawn = Draw(matrix=three, box=None)
     np.testing.assert_array_equal(
         apply(clip(1), drawn)[0], cv2.warpPerspective(clip(1)[0], three, (64, 64))
     )
@@ -111,7 +119,7 @@ def test_an_erased_box_covers_the_stated_area_inside_the_cut_frame() -> None:
     areas = []
     for seed in range(300):
         drawn = draw(Augmentation(erase_ratio=1.0), 64, 44, generator(seed))
-        erased = apply(np.full((2, 64, 64), 255, np.uint8), drawn, cut_width_px=44) == 0
+        erased = apply(np.full((2, 64, 44), 255, np.uint8), drawn) == 0
         assert (erased == erased[0]).all()
         rows, columns = erased[0].any(axis=1), erased[0].any(axis=0)
         assert erased[0].sum() == rows.sum() * columns.sum()
@@ -120,13 +128,6 @@ def test_an_erased_box_covers_the_stated_area_inside_the_cut_frame() -> None:
     assert 0.17 < max(areas) < 0.21
 
 
-def test_a_flip_mirrors_the_cut_frame() -> None:
-    flipped = apply(clip(), Draw(flip=True, matrix=None, box=None), cut_width_px=44)
-    np.testing.assert_array_equal(flipped, clip()[..., 10:54][..., ::-1])
-
-
-def test_uneven_cuts_and_shares_out_of_range_are_refused() -> None:
-    with pytest.raises(ValueError, match="43"):
-        apply(clip(), NOTHING, cut_width_px=43)
+def test_shares_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match=r"erase_ratio \(1.5\)"):
         Augmentation(erase_ratio=1.5)
