@@ -24,7 +24,7 @@ Symbols
 
 Equations
     1 `spine_angle`;  2 `rotation_about`;  3 `alignment_matrix`;  4 `sample`;  5 `fuse`;
-    6 `GaitHeat.stages`;  7 `max_response`;  8 `GaitHeat.forward`.  9 is a sum of losses: one
+    6 `GaitHeat.stages`;  7 `max_response`;  8 `GaitHeat._pooled`.  9 is a sum of losses: one
     triplet and one cross-entropy for each of the three branches.
 
 Ablations
@@ -114,6 +114,8 @@ _STRIDES = (1, 2, 2, 1)
 # Below this no angle is known: a tenth of a pixel more or less would be many degrees.
 _MIN_SPINE_PX = 1.0
 _VALUE_RANGE = (-0.5, 1.5)
+# At test: 64 frames of one clip with two groups. More take more memory and no less time.
+_MAPS_AT_ONCE = 192
 
 
 def spine_angle(
@@ -413,8 +415,8 @@ class GaitHeat(nn.Module):
         partitions: For each channel the number of its group, 0..K-1; a local map is the maximum
             over a group. The default is K = 2, COCO's upper body and lower body. More groups make
             the local maps finer; time and memory grow with K + 1.
-        channels: Output channels of the four stages; the stem has as many as the first. Time and
-            memory grow with the square.
+        channels: Output channels of the four stages; the stem has as many as the first. Memory
+            grows with them, time with their square.
         num_parts: p, horizontal strips of the last map; must divide its height, a quarter of the
             frame's.
         embedding_dim: d, length of a part's embedding.
@@ -572,8 +574,28 @@ class GaitHeat(nn.Module):
                 joints = peaks(frames)
             self._check_alignment(frames, joints, align_draws)
             normalised = self.alignment(normalised, joints, align_draws)
-        features = self._first_stage(channels_last(fuse(normalised, self.groups)))  # Eq. 5
-        del normalised
+        if self.training or torch.is_grad_enabled():
+            pooled = self._pooled(normalised)
+        else:
+            # Frames meet in the maximum over time alone: a long clip needs no more memory.
+            num_frames = max(1, _MAPS_AT_ONCE // ((len(self.groups) + 1) * len(frames)))
+            num_pieces = math.ceil(frames.shape[2] / num_frames)
+            pieces = [self._pooled(piece) for piece in normalised.chunk(num_pieces, dim=2)]
+            pooled = [max_response(maps) for maps in zip(*pieces, strict=True)]
+
+        branches: dict[str, Branch] = {}
+        embedding: Tensor | None = None
+        for name, maps in zip(_BRANCHES, pooled, strict=True):
+            mapped, normed, logits = self.heads[name](self.part_pooling(maps))
+            branches[name] = Branch(mapped, logits)
+            if name == self.embedding_branch:
+                embedding = mapped if self.embedding == "before_norm" else normed
+        assert embedding is not None
+        return GaitOutput(embedding, branches)
+
+    def _pooled(self, frames: Float[Tensor, "n c t h w"]) -> list[Float[Tensor, "n d r v"]]:
+        """Eq. 5-8 and the maximum over time: a map of each branch, in the order of `_BRANCHES`."""
+        features = self._first_stage(channels_last(fuse(frames, self.groups)))  # Eq. 5
         local, whole = self._split(features)
         fused = torch.maximum(local, whole)  # f_1 of Eq. 8
         for stage, fusion_stage in zip(list(self.stages)[1:], self.fusion_stages, strict=True):
@@ -581,17 +603,7 @@ class GaitHeat(nn.Module):
             local, whole = self._split(features)
             # In place: the gradient of a maximum needs what went in, not the result.
             fused = torch.maximum(local, whole).add_(fusion_stage(fused))  # Eq. 8
-
-        branches: dict[str, Branch] = {}
-        embedding: Tensor | None = None
-        for name, maps in zip(_BRANCHES, (whole, local, fused), strict=True):
-            parts = self.part_pooling(temporal_max(maps))  # [n, p, c]
-            mapped, normed, logits = self.heads[name](parts)
-            branches[name] = Branch(mapped, logits)
-            if name == self.embedding_branch:
-                embedding = mapped if self.embedding == "before_norm" else normed
-        assert embedding is not None
-        return GaitOutput(embedding, branches)
+        return [temporal_max(maps) for maps in (whole, local, fused)]
 
     def _first_stage(self, maps: Float[Tensor, "m 1 t h w"]) -> Float[Tensor, "m c t h w"]:
         first = nn.Sequential(self.stem, self.stages[0])
@@ -635,7 +647,8 @@ class GaitHeat(nn.Module):
     def named_stages(self) -> dict[str, nn.Module]:
         """The blocks whose output a description of the network shows, in order.
 
-        The first dimension of the stem and the stages holds K + 1 maps of every clip.
+        The first dimension of the stem and the stages holds K + 1 maps of every clip. At test a
+        clip of more than 64 frames passes them in pieces.
         """
         blocks: dict[str, nn.Module] = {}
         if self.alignment is not None:

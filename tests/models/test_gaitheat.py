@@ -828,6 +828,19 @@ class TestModes:
             )
         torch.testing.assert_close(alone, together, rtol=0, atol=1e-5)
 
+    def test_a_long_clip_passes_in_pieces_and_embeds_as_in_one(self) -> None:
+        model = small().train()
+        frames, joints = clips(n=2, t=70), tilted_joints(t=70)
+        model(frames, joints=joints)
+        model.eval()
+        lengths: list[int] = []
+        model.stem.register_forward_hook(lambda _, __, result: lengths.append(result.shape[2]))
+        whole = model(frames, joints=joints).embedding
+        with torch.no_grad():
+            pieces = model(frames, joints=joints).embedding
+        assert lengths == [70, 24, 24, 22]
+        torch.testing.assert_close(pieces, whole.detach(), rtol=0, atol=1e-5)
+
     def test_the_order_of_frames_does_not_matter(self) -> None:
         model = small().eval()
         frames, joints = clips(t=4), tilted_joints(t=4)
