@@ -12,6 +12,7 @@ from raygait.models.gaitbase import GaitBase
 from raygait.models.gaitedge import GaitEdge, UNet
 from raygait.models.gaitgl import GaitGL
 from raygait.models.gaitgl_iccv import GaitGLFixed
+from raygait.models.gaitheat import GaitHeat
 from raygait.models.gaitpart import GaitPart
 from raygait.models.gaitset import GaitSet
 from raygait.models.lgdiffgait import LGDiffGait
@@ -25,6 +26,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "gaitedge": GaitEdge,
     "gaitgl": GaitGL,
     "gaitgl_iccv": GaitGLFixed,
+    "gaitheat": GaitHeat,
     "gaitpart": GaitPart,
     "gaitset": GaitSet,
     "lgdiffgait": LGDiffGait,

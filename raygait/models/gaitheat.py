@@ -80,7 +80,7 @@ import contextlib
 import functools
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -358,27 +358,34 @@ def _recomputed(
         features,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (contextlib.nullcontext(), _unmoved_statistics(network)),
+        context_fn=lambda: (contextlib.nullcontext(), _UnmovedStatistics(network)),
     )
     return result
 
 
-@contextlib.contextmanager
-def _unmoved_statistics(network: nn.Module) -> Iterator[None]:
-    """Let no batch norm learn from a batch: the second run sees one that the first has counted."""
-    before = []
-    for norm in network.modules():
-        if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
-            counter = norm.num_batches_tracked
-            assert counter is not None
-            before.append((norm, norm.momentum, counter, counter.clone()))
-            norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum, counter, count in before:
+class _UnmovedStatistics(contextlib.AbstractContextManager[None]):
+    """Lets no batch norm learn from a batch: the second run sees one that the first has counted.
+
+    Entered anew by every backward pass through the same graph.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._before: list[tuple[nn.BatchNorm2d | nn.SyncBatchNorm, float | None, Tensor]] = []
+
+    def __enter__(self) -> None:
+        for norm in self._network.modules():
+            if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
+                assert norm.num_batches_tracked is not None
+                self._before.append((norm, norm.momentum, norm.num_batches_tracked.clone()))
+                norm.momentum = 0.0
+
+    def __exit__(self, *_: object) -> None:
+        while self._before:
+            norm, momentum, count = self._before.pop()
             norm.momentum = momentum
-            counter.copy_(count)
+            assert norm.num_batches_tracked is not None
+            norm.num_batches_tracked.copy_(count)
 
 
 class _Head(nn.Module):

@@ -620,7 +620,9 @@ class LMGCS(nn.Module):
             input_size_px=self.input_size_px,
             min_frames=self.min_frames,
         )
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.phase != "b"):
+        # In evaluation a gradient with respect to the frames is somebody's wish.
+        is_frozen = self.phase == "b" and self.training
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen):
             fused = self._fused(channels_last(frames))
         pooled: dict[str, Tensor] = {}
         if self.phase != "b":

@@ -100,13 +100,29 @@ class Setup:
     input_size_px: tuple[int, int] = (64, 44)
 
     def arguments(self) -> dict[str, Any]:
-        """All arguments of the model's constructor."""
+        """All arguments of the model's constructor; a network inside is a mapping of its own."""
+        switches = self.options.model_dump()
         return {
             "num_subjects": self.num_subjects,
-            **self.options.switches(),
+            **{name: value for name, value in switches.items() if name != "architecture"},
             "in_channels": self.in_channels,
             "input_size_px": self.input_size_px,
         }
+
+    def build(self) -> Any:
+        """The network, with fresh weights, in evaluation mode.
+
+        Raises:
+            RecipeError: Two arguments do not fit each other; the model's own message says which.
+        """
+        try:
+            return self.options.build(
+                num_subjects=self.num_subjects,
+                in_channels=self.in_channels,
+                input_size_px=self.input_size_px,
+            ).eval()
+        except ValueError as error:
+            raise RecipeError(f"{self.options.architecture}: {error}") from error
 
 
 def names() -> list[str]:
@@ -128,7 +144,7 @@ def setup_of(name: str) -> Setup:
     elif name in MODELS:
         options = MODEL_OPTIONS[name].model_validate({})
         num_subjects, num_frames = Setup.num_subjects, Setup.num_frames
-        model = MODELS[name](num_subjects)
+        model = options.build(num_subjects=num_subjects)
     else:
         raise RecipeError(f"no architecture or recipe is named {name!r}; there are {names()}")
     return Setup(options, num_subjects, num_frames, model.in_channels, model.input_size_px)
@@ -275,7 +291,7 @@ def describe(setup: Setup) -> Description:
         RecipeError: Two arguments do not fit each other; the model's own message says which.
         ModelInputError: The clip is shorter than the model can take.
     """
-    model = _build(setup)
+    model = setup.build()
     clip = run_clip(model, setup.num_frames)
     seen = _frames_seen_by(setup)
     stages = [
@@ -377,9 +393,9 @@ def example_inputs(
         seed: Of the random values.
 
     Returns:
-        Frames `[1, c, t, h, w]` with values in 0..1, and the keyword arguments without a default:
-        `joints [1, t, 17, 3]`, a person who stands in the frame, `ratios [1, t]`, `masks
-        [1, 1, t, h, w]`.
+        Frames `[1, c, t, h, w]` with values in 0..1, and by keyword what its `forward` takes:
+        `joints [1, t, 17, 3]`, a person who stands in the frame, `ratios [1, t]`, and, where they
+        have no default, `masks [1, 1, t, h, w]`.
 
     Raises:
         TypeError: The model needs something else.
@@ -391,8 +407,7 @@ def example_inputs(
     others = {}
     _, *wanted = inspect.signature(model.forward).parameters.values()
     for parameter in wanted:
-        if parameter.default is not inspect.Parameter.empty:
-            continue
+        needed = parameter.default is inspect.Parameter.empty
         if parameter.name == "joints":
             # COCO's order goes down the body, two sides in turn.
             place = torch.arange(17.0)
@@ -401,22 +416,15 @@ def example_inputs(
             others["joints"] = joints.expand(1, num_frames, 17, 3).clone()
         elif parameter.name == "ratios":
             others["ratios"] = torch.full((1, num_frames), 0.5)
-        elif parameter.name == "masks":
+        elif parameter.name == "masks" and needed:
             masks = torch.zeros(1, 1, num_frames, height, width)
             masks[..., height // 8 : -height // 8, width // 3 : -width // 3] = 1.0
             others["masks"] = masks
-        else:
+        elif needed:
             raise TypeError(
                 f"{type(model).__name__}.forward needs {parameter.name!r}: say here what that is"
             )
     return frames, others
-
-
-def _build(setup: Setup) -> Any:
-    try:
-        return MODELS[setup.options.architecture](**setup.arguments()).eval()
-    except ValueError as error:
-        raise RecipeError(f"{setup.options.architecture}: {error}") from error
 
 
 @contextmanager
@@ -438,10 +446,10 @@ def _frames_seen_by(setup: Setup) -> dict[str, FramesSeen]:
         if narrow < width:
             narrowed = dataclasses.replace(setup, input_size_px=(height, narrow))
             try:
-                return frames_seen(_build(narrowed))
+                return frames_seen(narrowed.build())
             except (RaygaitError, RuntimeError, ValueError):
                 continue  # not every network can be narrow
-    return frames_seen(_build(setup))
+    return frames_seen(setup.build())
 
 
 def frames_seen(model: Any) -> dict[str, FramesSeen]:
@@ -449,7 +457,8 @@ def frames_seen(model: Any) -> dict[str, FramesSeen]:
 
     Measured by the gradient of the middle one, on a clip of 32 frames and, where the first or the
     last of them has one too, on a clip of 80. Stages whose output has no axis of frames see all of
-    them.
+    them. Where it depends on the values, it is true of this clip alone: GaitHeat's maps are scaled
+    by the largest value of a clip, wherever that is.
 
     Args:
         model: A network in evaluation mode, with `named_stages`; it is left with hooks.
@@ -553,6 +562,8 @@ def printed_for(
 
 def _plain(value: Any) -> Any:
     """As JSON gives it back: no tuples."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value

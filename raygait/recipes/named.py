@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from raygait.errors import RecipeError
 from raygait.recipes.options import model_options
-from raygait.recipes.papers import baselines, gaitgl, lgdiffgait, lmgcs
+from raygait.recipes.papers import baselines, gaitedge, gaitgl, gaitheat, lgdiffgait, lmgcs
 from raygait.recipes.schema import (
     BatchOptions,
     ClipOptions,
@@ -38,7 +38,9 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         *baselines.RECIPES,
+        *gaitedge.RECIPES,
         *gaitgl.RECIPES,
+        *gaitheat.RECIPES,
         *lgdiffgait.RECIPES,
         *lmgcs.RECIPES,
         GAITGL_DEMO,

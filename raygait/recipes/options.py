@@ -44,8 +44,9 @@ class ModelOptions(pydantic.BaseModel):
         """The network with fresh weights from torch's global seed.
 
         Args:
-            given_by_the_run: `num_subjects`, `in_channels` and `input_size_px`. A network inside
-                gets the first, if it takes it; its own channels and size are its defaults.
+            given_by_the_run: `num_subjects`, `in_channels` and `input_size_px`, of which a network
+                gets what it takes. A network inside gets the first; its own channels and size are
+                its defaults.
 
         Raises:
             ValueError: Two switches do not fit each other.
@@ -53,14 +54,11 @@ class ModelOptions(pydantic.BaseModel):
         switches = self.switches()
         for name, value in switches.items():
             if isinstance(value, ModelOptions):
-                takes = inspect.signature(_network(value.architecture)).parameters
-                shared = {"num_subjects"} & takes.keys() & given_by_the_run.keys()
+                shared = given_by_the_run.keys() & {"num_subjects"}
                 switches[name] = value.build(**{key: given_by_the_run[key] for key in shared})
-        return _network(self.architecture)(**given_by_the_run, **switches)
-
-
-def _network(architecture: str) -> type[nn.Module]:
-    return (MODELS | SEGMENTERS)[architecture]
+        network = (MODELS | SEGMENTERS)[self.architecture]
+        taken = inspect.signature(network).parameters.keys() & given_by_the_run.keys()
+        return network(**{key: given_by_the_run[key] for key in taken}, **switches)
 
 
 def options_of_any(value: Any) -> Any:
