@@ -67,7 +67,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from raygait.errors import ModelInputError
-from raygait.models.layers import channels_last, check_frames
+from raygait.models.layers import Convolution2d, channels_last, check_frames
 from raygait.models.output import GaitOutput
 
 Synthesis = Literal["edge", "whole"]
@@ -87,7 +87,7 @@ class _Convolution(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.convolution = Convolution2d(in_channels, out_channels, 3, bias=True)
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, features: Float[Tensor, "m c h w"]) -> Float[Tensor, "m d h w"]:
@@ -168,7 +168,7 @@ class UNetDecoder(nn.Module):
         self.stages = nn.ModuleList(
             _Up(before, after) for before, after in itertools.pairwise(upwards)
         )
-        self.output = nn.Conv2d(channels[0], 1, 1)
+        self.output = Convolution2d(channels[0], 1, 1, bias=True)
 
     def forward(self, maps: list[Tensor]) -> Float[Tensor, "m 1 h w"]:
         """Logits from the first half's maps."""

@@ -92,6 +92,7 @@ from torch.utils.checkpoint import checkpoint
 from raygait.errors import ModelInputError
 from raygait.models.layers import (
     BatchNormNeck,
+    Convolution2d,
     PartPooling,
     PerFrame,
     ResidualBlock2d,
@@ -518,7 +519,7 @@ class GaitHeat(nn.Module):
         self.stem = PerFrame(
             nn.Sequential(
                 OrderedDict(
-                    convolution=nn.Conv2d(1, channels[0], 3, padding=1, bias=False),
+                    convolution=Convolution2d(1, channels[0], 3),
                     norm=nn.BatchNorm2d(channels[0]),
                     activation=nn.ReLU(inplace=True),
                 )

@@ -43,6 +43,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from raygait.models.layers import (
+    Convolution2d,
     PartPooling,
     PerFrame,
     SeparateLinear,
@@ -123,10 +124,8 @@ class FocalBlock(nn.Module):
         halves: bool = False,
     ) -> None:
         super().__init__()
-        self.convolution1 = nn.Conv2d(
-            in_channels, out_channels, kernel, padding=kernel // 2, bias=False
-        )
-        self.convolution2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.convolution1 = Convolution2d(in_channels, out_channels, kernel)
+        self.convolution2 = Convolution2d(out_channels, out_channels, 3)
         self.num_strips = num_strips
         self.halves = halves
 

@@ -44,6 +44,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from raygait.models.layers import (
+    Convolution2d,
     PartPooling,
     PerFrame,
     SeparateLinear,
@@ -73,10 +74,8 @@ class Block(nn.Module):
         self, in_channels: int, out_channels: int, *, kernel: int = 3, halves: bool
     ) -> None:
         super().__init__()
-        self.convolution1 = nn.Conv2d(
-            in_channels, out_channels, kernel, padding=kernel // 2, bias=False
-        )
-        self.convolution2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.convolution1 = Convolution2d(in_channels, out_channels, kernel)
+        self.convolution2 = Convolution2d(out_channels, out_channels, 3)
         self.halves = halves
 
     def forward(self, features: Float[Tensor, "m c h w"]) -> Float[Tensor, "m d r v"]:

@@ -70,7 +70,7 @@ class Convolution3d(nn.Conv3d):
 
 
 class Convolution2d(nn.Conv2d):
-    """A 2-D convolution without bias that may be given frames in any memory order.
+    """A 2-D convolution that may be given frames in any memory order.
 
     Args:
         in_channels: Channels of the input.
@@ -78,17 +78,24 @@ class Convolution2d(nn.Conv2d):
         kernel: Extent in rows and columns, odd; the input is padded so that stride 1 keeps its
             size.
         stride: Step in rows and columns.
+        bias: Add a number of its own to each channel.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        bias: bool = False,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+        super().__init__(in_channels, out_channels, kernel, stride, kernel // 2, bias=bias)
 
     def forward(self, features: Float[Tensor, "m c h w"]) -> Float[Tensor, "m d r v"]:
         """Convolve."""
         weight = self.weight.flatten().view_as(self.weight)  # as in `Convolution3d`
-        return F.conv2d(features, weight, None, self.stride, self.padding)
+        return F.conv2d(features, weight, self.bias, self.stride, self.padding)
 
 
 def temporal_max(features: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c h w"]:
