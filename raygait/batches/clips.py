@@ -105,4 +105,6 @@ def fit_frames(
 
 def scale_to_unit(frames: UInt8[ndarray, "*shape"]) -> Float32[ndarray, "*shape"]:
     """0..255 to 0..1."""
-    return frames.astype(np.float32) / np.float32(255)
+    # In one pass: a batch of RGB clips would not like a second array of its floats.
+    unit: Float32[ndarray, "*shape"] = np.divide(frames, np.float32(255), dtype=np.float32)
+    return unit

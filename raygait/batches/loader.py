@@ -69,6 +69,7 @@ class ClipLoader:
         shift_px: Largest shift of the frames of RGB crops, see `shift.draw_shifts`; 0 shifts none.
         rank: This worker's number.
         world_size: Number of workers.
+        num_threads: Clips made at the same time; which they are does not depend on it.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class ClipLoader:
         shift_px: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        num_threads: int = 1,
     ) -> None:
         classes = {subject: number for number, subject in enumerate(sorted(set(subjects)))}
         self._rows = [row for row, subject in enumerate(cache.subjects) if subject in classes]
@@ -112,6 +114,8 @@ class ClipLoader:
         self._clip_skip_frames = clip_skip_frames
         self._augmentation = augmentation
         self._shift_px = shift_px
+        # Almost all of a clip's time is spent in decoders, which let other threads run.
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="clips")
 
     def batch(self, step: int) -> Batch:
         """This worker's share of the batch of one step."""
@@ -121,9 +125,12 @@ class ClipLoader:
                 self._clip_num_frames, self._clip_max_num_frames + 1
             )
         )
-        clips = [
-            self._clip(int(drawn[place]), step, int(place), length) for place in self._positions
-        ]
+        clips = list(
+            self._threads.map(
+                lambda place: self._clip(int(drawn[place]), step, int(place), length),
+                self._positions,
+            )
+        )
         labels = [self._labels[int(drawn[place])] for place in self._positions]
         # In bytes until all are together: floats take four times the memory.
         stacked = {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
@@ -132,7 +139,7 @@ class ClipLoader:
 
     def batches(self, first_step: int, num_steps: int) -> Iterator[Batch]:
         """Batches `first_step` .. `num_steps - 1`; the next one is made while one is used."""
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="clips") as pool:
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
             ahead: Future[Batch] | None = None
             for step in range(first_step, num_steps):
                 current = ahead or pool.submit(self.batch, step)
@@ -171,4 +178,5 @@ class ClipLoader:
         if "joints" in clip:
             draws = step_generator(self._seed, ALIGN_STREAM, step, place)
             clip["align_draws"] = draws.random(len(numbers), np.float32)
-        return clip
+        # Axes are put in order here, by many threads, and not when the batch is put together.
+        return {name: np.ascontiguousarray(values) for name, values in clip.items()}

@@ -69,7 +69,7 @@ def train(
         out: Folder of runs; this one becomes `out/name`, on storage that all nodes share.
         name: Name of the run. The same name again continues from its last checkpoint.
         num_workers: Workers of the run; the batch is split over them.
-        num_threads: Threads of torch and logical CPUs a worker.
+        num_threads: Threads of torch and of the loader, and logical CPUs, a worker.
         use_gpu: One GPU and the nccl backend a worker, otherwise gloo on CPU.
         run: MLflow run that gets the curves.
         max_failures: Times a lost worker is replaced before the run fails.

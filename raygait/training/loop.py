@@ -39,7 +39,8 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     Args:
         settings: Plain values, as they cross process borders: `recipe` (`Recipe.to_dict()`),
-            `shards` (folder), `num_threads` (of torch, on CPU), `report_every_steps`.
+            `shards` (folder), `num_threads` (of torch on CPU, and of the loader),
+            `report_every_steps`.
 
     Raises:
         TrainingError: The loss is no longer finite, or a checkpoint does not fit the recipe.
@@ -57,7 +58,12 @@ def train_worker(settings: dict[str, Any]) -> None:
     cache = open_cache(shards, modality=recipe.data.modality)
     subjects = training_subjects(recipe, cache)
     loader = make_loader(
-        recipe, cache, subjects, rank=context.get_world_rank(), world_size=context.get_world_size()
+        recipe,
+        cache,
+        subjects,
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        num_threads=int(settings["num_threads"]),
     )
     torch.manual_seed(recipe.seed)
     network = build_model(recipe, len(subjects)).to(device)
@@ -274,6 +280,7 @@ def make_loader(
     *,
     rank: int = 0,
     world_size: int = 1,
+    num_threads: int = 1,
 ) -> ClipLoader:
     """The loader that the recipe describes."""
     return ClipLoader(
@@ -293,6 +300,7 @@ def make_loader(
         shift_px=recipe.data.shift_px,
         rank=rank,
         world_size=world_size,
+        num_threads=num_threads,
     )
 
 
