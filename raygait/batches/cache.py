@@ -4,16 +4,18 @@ Parquet is the archive: compressed, checked, good to keep and poor to read at ra
 thirty frames out of random sequences all the time, so each node copies one modality of the shards
 into one Arrow file that all its workers map; the page cache shares it between them.
 
-Silhouettes lie in it decoded. Of the others a data set would be too large for that, so they stay as
-the shards hold them, and a clip is decoded when it is drawn, whole groups of frames at a time.
-Measured on one core with 120 frames of rendered walkers, a clip of 30 in order and at random:
+Silhouettes lie in it decoded. A data set of the others would be too large for that (a million
+frames of RGB are 66 GB), so they stay as the shards hold them, and the groups of frames that a clip
+needs are decoded when it is drawn.
+By `python -m tests.benchmarks cache` on one core, bytes a frame and ms for a clip of 30 frames out
+of 120, in order and at random:
 
-    modality           bytes a frame        decoded, kept so    ms a clip, decoded      ms, kept so
-    silhouettes        4096 (275 encoded)   4096                0.01                    -
-    silhouettes_128    836                  16384               0.38, 0.86              0.02
-    heatmaps           2099 + 204 (joints)  52224               0.66, 1.90              0.20
-    heatmaps_redrawn   2613                 8192                0.30, 0.87              0.01
-    rgb                3917 + 332 (masks)   65536               6.1, 6.4                0.21
+    modality           kept so                      decoded
+    silhouettes        267      0.20   0.50         4096     0.003
+    silhouettes_128    807      0.38   0.84         16384    0.01
+    heatmaps           2249     0.69   1.8          52428    0.10
+    heatmaps_redrawn   2606     0.31   0.99         8192     0.006
+    rgb, masks         4311     5.8    6.7          65540    0.19
 """
 
 from __future__ import annotations
