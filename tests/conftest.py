@@ -107,3 +107,19 @@ def street_shards(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -
     sequences = videos.index(folder / "clips", dataset="street")
     ingest(sequences, folder / "clips", folder / "shards", settings, num_workers=2)
     return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def street_shard(street_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rows of `street_shards` in one shard, so that some are embedded together."""
+    import pyarrow.parquet as pq
+
+    from raygait.shards import reader
+
+    first = reader.list_shards(street_shards)[0]
+    folder = tmp_path_factory.mktemp("one-shard")
+    pq.write_table(reader.read_rows(street_shards), folder / first.name)
+    # Its size and digest are another shard's: nothing that embeds looks at them.
+    (folder / f"{first.stem}.json").write_text(reader.read_summary(first).to_json())
+    reader.Manifest({}, {}, (first.stem,)).write(folder)
+    return folder

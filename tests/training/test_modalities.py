@@ -11,6 +11,7 @@ import torch.multiprocessing
 from torch import Tensor, nn
 
 from raygait.batches.cache import open_cache
+from raygait.batches.columns import pack, unpack
 from raygait.batches.inputs import accepted_inputs
 from raygait.batches.loader import Batch, ClipLoader
 from raygait.errors import ShardError, TrainingError
@@ -20,6 +21,7 @@ from raygait.models import Branch, GaitOutput
 from raygait.recipes import named
 from raygait.recipes.saved_model import load_model
 from raygait.recipes.schema import Recipe, with_overrides
+from raygait.shards import reader
 from raygait.training.launch import train
 from raygait.training.loop import BatchLoss, train_step
 
@@ -218,7 +220,7 @@ def test_two_workers_step_as_one_with_every_input_and_loss(batches, tmp_path: Pa
     ],
 )
 def test_a_run_on_shards_of_clips_trains_embeds_and_is_scored(
-    street_shards: Path, tmp_path: Path, modality: str, size_px: tuple[int, int]
+    street_shards: Path, street_shard: Path, tmp_path: Path, modality: str, size_px: tuple[int, int]
 ) -> None:
     size = {"data.height_px": size_px[0], "data.width_px": size_px[1]}
     recipe = _recipe(**{"data.modality": modality, **size})
@@ -228,25 +230,17 @@ def test_a_run_on_shards_of_clips_trains_embeds_and_is_scored(
     assert saved.recipe.data.modality == modality
 
     # Embedded alone as in company of those of the same length.
-    together = embed(street_shards, result.checkpoint, num_workers=0)
-    for number, sequence_id in enumerate(together.sequence_ids):
-        alone = saved.embed(_frames_of(street_shards, sequence_id, modality))
-        np.testing.assert_allclose(together.values[number], alone[0], atol=1e-5)
+    rows = {row["sequence_id"]: row for row in reader.read_rows(street_shard).to_pylist()}
+    lengths = [row["num_frames"] for row in rows.values()]
+    assert len(set(lengths)) < len(lengths)
+    together = embed(street_shard, result.checkpoint, num_workers=0)
+    assert sorted(together.sequence_ids) == sorted(rows)
+    for value, sequence_id in zip(together.values, together.sequence_ids, strict=True):
+        arrays = unpack(pack(rows[sequence_id], modality), modality)
+        alone = saved.embed({name: values[None] for name, values in arrays.items()})
+        np.testing.assert_allclose(value, alone[0], atol=1e-5)
     scores = run_benchmark(result.checkpoint, street_shards, scratch=tmp_path, num_workers=0)
     assert set(scores.rows) == {"trained", "untrained", "GEI"}
-
-
-def _frames_of(shards: Path, sequence_id: str, modality: str) -> np.ndarray:
-    from raygait.shards import codec, reader
-
-    decode = {
-        "heatmaps": codec.decode_heatmaps,
-        "rgb": codec.decode_crops,
-        "silhouettes_128": codec.decode_silhouettes,
-    }
-    table = reader.read_rows(shards, columns=["sequence_id", modality])
-    (row,) = [row for row in table.to_pylist() if row["sequence_id"] == sequence_id]
-    return decode[modality](row[modality])[None]
 
 
 @pytest.mark.ray
