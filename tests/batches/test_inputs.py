@@ -88,6 +88,14 @@ def test_joints_follow_the_cut_and_the_scale_of_their_maps(
     np.testing.assert_array_equal(joints[..., 2], heatmaps["joints"][..., 2])
 
 
+def test_the_middle_of_a_square_of_pixels_is_the_centre_of_the_one_that_they_become() -> None:
+    joints = np.zeros((1, 17, 3), np.float32)
+    joints[..., :2] = (20.5, 30.5)  # between columns 20 and 21, rows 30 and 31
+    stored = {"frames": np.zeros((1, 17, 64, 48), np.uint8), "joints": joints}
+    np.testing.assert_array_equal(fit_clip(stored, "heatmaps", 32, 24)["joints"][0, 0], (10, 15, 0))
+    np.testing.assert_array_equal(fit_clip(stored, "heatmaps", 32, 20)["joints"][0, 0], (8, 15, 0))
+
+
 def test_masks_and_ratios_follow_the_cut_and_the_scale_of_their_crops(rgb) -> None:
     half = fit_clip(rgb, "rgb", 64, 64)
     assert set(np.unique(half["masks"])) == {0, 1}
