@@ -27,12 +27,17 @@ from raygait.recipes.schema import Recipe, build_model, from_json
 from raygait.shards import reader
 from raygait.shards.writer import whole_file
 from raygait.training.checkpoint import differences, same_run
-from raygait.training.loop import train_worker
+from raygait.training.loop import make_optimiser, train_worker
+from raygait.training.phases import Phase, freeze, frozen_groups, phases_of
 
 logger = logging.getLogger(__name__)
+# What a line of progress says, of what the run has.
+_SHOWN = ("loss", "triplet_loss", "identity_loss", "segmentation_loss", "accuracy", "mask_iou")
 # Written by whoever opens the MLflow run, into the folder of the training run.
 MLFLOW_RUN = "mlflow.json"
 _RECIPE, _DATA, _HISTORY = "recipe.json", "data.json", "history.jsonl"
+# Folders of the phases before the last, and what says that one is over.
+_PHASE, _FINISHED = "phase-", "finished.json"
 
 
 @dataclass(frozen=True)
@@ -89,38 +94,72 @@ def train(
     check_recipe(recipe, shards, num_workers)
     folder = out.absolute() / name
     _claim(folder, recipe, digest)
-    trainer = ray.train.torch.TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "recipe": recipe.to_dict(),
-            "shards": str(shards.absolute()),
-            "num_threads": num_threads,
-            "report_every_steps": report_every_steps,
-        },
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=num_workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": num_threads, **({"GPU": 1} if use_gpu else {})},
-        ),
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=str(out.absolute()),
-            failure_config=ray.train.FailureConfig(max_failures=max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            callbacks=[_HistoryWriter(str(folder / _HISTORY), run)],
-        ),
-    )
-    try:
-        with _progress(folder / _HISTORY, recipe.num_steps):
-            result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        # The worker's own sentence where there is one, else all that Ray has to say.
-        own = ray_session.own_error(error)
-        raise TrainingError(f"run {name!r} failed: {own or error}") from error
-    if result.checkpoint is None:
-        raise TrainingError(f"run {name!r} ended without a checkpoint in {folder}")
-    return TrainResult(Path(result.checkpoint.path), read_history(folder / _HISTORY))
+    num_steps = sum(phase.recipe.num_steps for phase in phases_of(recipe))
+    earlier: list[tuple[str, str]] = []
+    checkpoint = Path()
+    with _progress(folder / _HISTORY, num_steps):
+        for phase in phases_of(recipe):
+            finished = _finished(folder, phase)
+            if finished is None:
+                trainer = ray.train.torch.TorchTrainer(
+                    train_worker,
+                    train_loop_config={
+                        "recipe": phase.recipe.to_dict(),
+                        "shards": str(shards.absolute()),
+                        "num_threads": num_threads,
+                        "report_every_steps": report_every_steps,
+                        "part": phase.part,
+                        "steps_before": phase.steps_before,
+                        "earlier": earlier,
+                    },
+                    scaling_config=ray.train.ScalingConfig(
+                        num_workers=num_workers,
+                        use_gpu=use_gpu,
+                        resources_per_worker={
+                            "CPU": num_threads,
+                            **({"GPU": 1} if use_gpu else {}),
+                        },
+                    ),
+                    torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
+                    run_config=ray.train.RunConfig(
+                        # The last phase is the run, as one of a single phase is.
+                        name=f"{_PHASE}{phase.name}" if phase.name else name,
+                        storage_path=str(folder if phase.name else out.absolute()),
+                        failure_config=ray.train.FailureConfig(max_failures=max_failures),
+                        checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+                        callbacks=[_HistoryWriter(str(folder / _HISTORY), run)],
+                    ),
+                )
+                where = f"run {name!r}" + (f", phase {phase.name!r}," if phase.name else "")
+                try:
+                    result = trainer.fit()
+                except ray.train.TrainingFailedError as error:
+                    # The worker's own sentence where there is one, else all that Ray has to say.
+                    own = ray_session.own_error(error)
+                    raise TrainingError(f"{where} failed: {own or error}") from error
+                if result.checkpoint is None:
+                    raise TrainingError(f"{where} ended without a checkpoint in {folder}")
+                finished = Path(result.checkpoint.path)
+                _mark_finished(folder, phase, finished)
+            checkpoint = finished
+            earlier.append((phase.part, str(checkpoint)))
+    return TrainResult(checkpoint, read_history(folder / _HISTORY))
+
+
+def _finished(folder: Path, phase: Phase) -> Path | None:
+    """The last checkpoint of a phase that a run before has finished."""
+    marker = folder / f"{_PHASE}{phase.name}" / _FINISHED
+    if not (phase.name and marker.exists()):
+        return None
+    checkpoint = marker.parent / json.loads(marker.read_text())["checkpoint"]
+    return checkpoint if checkpoint.is_dir() else None
+
+
+def _mark_finished(folder: Path, phase: Phase, checkpoint: Path) -> None:
+    # The last phase needs no mark: it is what the run of this name goes on with.
+    if phase.name:
+        with whole_file(folder / f"{_PHASE}{phase.name}" / _FINISHED) as file:
+            file.write(json.dumps({"checkpoint": checkpoint.name}).encode())
 
 
 class _HistoryWriter(ray.train.UserCallback):  # type: ignore[misc]  # ray is untyped here
@@ -188,17 +227,33 @@ def check_recipe(recipe: Recipe, shards: Path, num_workers: int) -> None:
     """Say what is wrong with a recipe on this data before anything starts.
 
     Raises:
-        ShardError: The shards are not there, not finished, or made without the recipe's modality.
+        ShardError: The shards are not there, not finished, or made without a modality that the
+            recipe needs.
         SplitMismatch: They do not hold the subjects of the recipe's split.
-        RecipeError: Two switches do not fit each other, or the clip is too short for the model.
+        RecipeError: Two switches do not fit each other, the clip is too short for the model, or
+            the model has no group of parameters of a name.
         TrainingError: The batch cannot be split over the workers.
     """
     subjects = reader.read_rows(shards, columns=["subject"])["subject"].to_pylist()
     # One row: blobs of all take minutes to read. Other rows are looked at when they are cached.
     rows = (row for shard in reader.list_shards(shards) for row in reader.iterate_rows(shard))
-    check_rows(list(itertools.islice(rows, 1)), recipe.data.modality, str(shards))
+    first_rows = list(itertools.islice(rows, 1))
+    for phase in phases_of(recipe):
+        _check_phase(phase.recipe, subjects, first_rows, str(shards), num_workers)
+
+
+def _check_phase(
+    recipe: Recipe,
+    subjects: list[str],
+    first_rows: list[dict[str, Any]],
+    where: str,
+    num_workers: int,
+) -> None:
+    check_rows(first_rows, recipe.data.modality, where)
     split = protocols.split(recipe.data.split, subjects)
     network = build_model(recipe, len(split.train))
+    freeze(network, frozen_groups(recipe))
+    make_optimiser(recipe, network)
     min_frames = int(getattr(network, "min_frames", 1))
     if recipe.clip.num_frames < min_frames:
         raise RecipeError(
@@ -260,15 +315,8 @@ def _progress(path: Path, num_steps: int, every_s: float = 5.0) -> Iterator[None
             last = _last_point(path)
             if last is not None and last["step"] != said:
                 said = int(last["step"])
-                logger.info(
-                    "step %d/%d  loss %.3f  triplet %.3f  identity %.3f  accuracy %.2f",
-                    said,
-                    num_steps,
-                    last["loss"],
-                    last["triplet_loss"],
-                    last["identity_loss"],
-                    last["accuracy"],
-                )
+                shown = "  ".join(f"{name} {last[name]:.3f}" for name in _SHOWN if name in last)
+                logger.info("step %d/%d  %s", said, num_steps, shown)
 
     watcher = threading.Thread(target=watch, name="training-progress", daemon=True)
     watcher.start()

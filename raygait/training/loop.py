@@ -32,6 +32,7 @@ from raygait.recipes.schema import Recipe, build_model, from_dict
 from raygait.shards import reader
 from raygait.training.checkpoint import load_checkpoint, save_checkpoint
 from raygait.training.distributed import gather, gather_with_gradient
+from raygait.training.phases import freeze, frozen_groups, group_of, load_earlier, runnable
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -66,11 +67,17 @@ def train_worker(settings: dict[str, Any]) -> None:
         num_threads=int(settings["num_threads"]),
     )
     torch.manual_seed(recipe.seed)
-    network = build_model(recipe, len(subjects)).to(device)
-    trained: nn.Module = network
+    network = build_model(recipe, len(subjects))
+    load_earlier(
+        network, settings["part"], [(part, Path(folder)) for part, folder in settings["earlier"]]
+    )
+    network.to(device)
+    frozen = frozen_groups(recipe)
+    freeze(network, frozen)
+    trained = runnable(network)
     if context.get_world_size() > 1:
         trained = DistributedDataParallel(
-            network, device_ids=[device] if device.type == "cuda" else None
+            trained, device_ids=[device] if device.type == "cuda" else None
         )
     optimiser = make_optimiser(recipe, network)
     scheduler = make_scheduler(recipe, optimiser)
@@ -83,10 +90,11 @@ def train_worker(settings: dict[str, Any]) -> None:
             )
 
     criterion = BatchLoss(recipe)
-    accepted = accepted_inputs(network)
+    accepted = accepted_inputs(runnable(network))
     origin = {"shards": str(shards), "shards_digest": reader.digest(shards)}
     history: list[dict[str, float]] = []
     network.train()
+    freeze(network, frozen)
     waiting_since = time.perf_counter()
     for batch in loader.batches(first_step, recipe.num_steps):
         started = time.perf_counter()
@@ -97,7 +105,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         ended = time.perf_counter()
         history.append(
             {
-                "step": batch.step + 1,
+                "step": settings["steps_before"] + batch.step + 1,
                 **measured,
                 "learning_rate": learning_rate,
                 "step_seconds": ended - started,
@@ -152,7 +160,12 @@ class BatchLoss:
 
     def __init__(self, recipe: Recipe) -> None:
         loss = recipe.loss
-        self._triplet = TripletLoss(margin=loss.triplet_margin)
+        self._triplet = TripletLoss(
+            margin=loss.triplet_margin,
+            squared=loss.triplet_squared,
+            anchor_is_positive=loss.anchor_is_positive,
+        )
+        self._branches = frozenset(loss.branches)
         self._identity = IdentityLoss(scale=loss.identity_scale, smoothing=loss.identity_smoothing)
         self._segmentation = SegmentationLoss()
         self._triplet_weight = loss.triplet_weight
@@ -175,7 +188,18 @@ class BatchLoss:
         everyones_labels = gather(labels)
         total = output.embedding.new_zeros(())
         measured: dict[str, list[Tensor]] = {}
+        unknown = self._branches - output.branches.keys()
+        if unknown:
+            raise TrainingError(
+                f"loss.branches has {sorted(unknown)}; the network has {sorted(output.branches)}"
+            )
         for name, branch in output.branches.items():
+            if self._branches and name not in self._branches:
+                # DDP waits for a gradient of every parameter.
+                for unused in branch:
+                    if unused is not None:
+                        total = total + 0.0 * unused.sum()
+                continue
             triplet = self._triplet(gather_with_gradient(branch.triplet_features), everyones_labels)
             total = total + self._triplet_weight * triplet.loss
             values = {
@@ -305,14 +329,30 @@ def make_loader(
 
 
 def make_optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that the recipe describes."""
+    """The optimiser that the recipe describes, of all parameters that train.
+
+    Raises:
+        RecipeError: The recipe names a group of parameters that the network does not have.
+    """
     optim = recipe.optim
+    apart: set[int] = set()
+    groups: list[dict[str, Any]] = []
+    for name, factor in optim.group_factors.items():
+        weights = [weight for weight in group_of(network, name) if weight.requires_grad]
+        apart.update(map(id, weights))
+        if weights:
+            groups.append({"params": weights, "lr": optim.learning_rate * factor})
+    others = [
+        weight
+        for weight in network.parameters()
+        if weight.requires_grad and id(weight) not in apart
+    ]
+    if others:
+        groups.insert(0, {"params": others})
     if optim.optimiser == "adam":
-        return torch.optim.Adam(
-            network.parameters(), lr=optim.learning_rate, weight_decay=optim.weight_decay
-        )
+        return torch.optim.Adam(groups, lr=optim.learning_rate, weight_decay=optim.weight_decay)
     return torch.optim.SGD(
-        network.parameters(),
+        groups,
         lr=optim.learning_rate,
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
@@ -325,7 +365,7 @@ def make_scheduler(recipe: Recipe, optimiser: torch.optim.Optimizer) -> LRSchedu
     if optim.schedule == "one-cycle":
         return torch.optim.lr_scheduler.OneCycleLR(
             optimiser,
-            optim.learning_rate,
+            [group["lr"] for group in optimiser.param_groups],
             # The schedule is stepped after the last batch too; without the one more it would
             # have begun to rise again by then.
             total_steps=recipe.num_steps + 1,
