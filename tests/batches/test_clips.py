@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -68,3 +70,21 @@ def test_scaling_maps_black_to_0_and_white_to_1_in_single_precision() -> None:
     scaled = scale_to_unit(np.array([0, 51, 255], dtype=np.uint8))
     assert scaled.dtype == np.float32
     np.testing.assert_allclose(scaled, [0, 0.2, 1], rtol=1e-7)
+
+
+def test_an_ordered_clip_with_skips_is_sorted_frames_of_a_longer_window() -> None:
+    for seed in range(50):
+        numbers = clip_frames(100, 30, "ordered", np.random.default_rng(seed), skip=10)
+        assert len(numbers) == 30
+        steps = np.diff(numbers)
+        assert (steps >= 1).all()
+        assert numbers[-1] - numbers[0] <= 39
+        assert steps.max() > 1
+
+
+def test_a_clip_with_skips_of_a_short_sequence_goes_round() -> None:
+    numbers = clip_frames(8, 12, "ordered", np.random.default_rng(0), skip=4)
+    assert len(numbers) == 12
+    assert set(numbers) <= set(range(8))
+    # Of 16 frames in a row, twice round, 12 remain in their order.
+    assert sum(after < before for before, after in itertools.pairwise(numbers)) <= 2

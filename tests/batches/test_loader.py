@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from raygait.batches.augmentation import Augmentation
 from raygait.batches.cache import FrameCache, open_cache
 from raygait.batches.loader import Batch, ClipLoader
 
@@ -107,3 +108,32 @@ def test_half_the_height_is_the_same_clip_averaged_over_squares(cache: FrameCach
 def test_a_height_that_the_shards_cannot_give_is_an_error(cache) -> None:
     with pytest.raises(ValueError, match="64 px high cannot become 128 px"):
         _loader(cache, height_px=128).batch(0)
+
+
+def test_lengths_vary_from_step_to_step_and_are_the_same_in_a_batch(cache: FrameCache) -> None:
+    loader = _loader(cache, clip_num_frames=6, clip_max_num_frames=10)
+    lengths = [loader.batch(step).inputs["frames"].shape[2] for step in range(40)]
+    assert set(lengths) == set(range(6, 11))
+    other_worker = _loader(cache, clip_num_frames=6, clip_max_num_frames=10, rank=1, world_size=2)
+    assert [other_worker.batch(step).inputs["frames"].shape[2] for step in range(5)] == lengths[:5]
+
+
+def test_augmentation_changes_pixels_and_not_which_frames_a_clip_has(cache: FrameCache) -> None:
+    erased = _loader(cache, flip_ratio=0.0, augmentation=Augmentation(erase_ratio=1.0))
+    plain = _loader(cache, flip_ratio=0.0)
+    for step in range(3):
+        a, b = erased.batch(step).inputs["frames"], plain.batch(step).inputs["frames"]
+        changed = a != b
+        assert changed.any()
+        # Where it differs it was erased, in every frame of the clip the same box.
+        assert not a[changed].any()
+        assert torch.equal(erased.batch(step).labels, plain.batch(step).labels)
+
+
+def test_augmented_batches_do_not_depend_on_the_number_of_workers(cache: FrameCache) -> None:
+    everything = {"augmentation": Augmentation(0.5, 0.5, 0.5, 0.5), "clip_skip_frames": 4}
+    whole = _loader(cache, **everything).batch(2).inputs["frames"]
+    for rank in range(2):
+        share = _loader(cache, rank=rank, world_size=2, **everything).batch(2).inputs["frames"]
+        assert torch.equal(whole[rank::2], share)
+    assert torch.equal(whole, _loader(cache, num_threads=3, **everything).batch(2).inputs["frames"])

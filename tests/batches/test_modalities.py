@@ -247,3 +247,15 @@ def test_one_row_without_the_modality_is_enough_to_be_refused(
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), shard)
     with pytest.raises(ShardError, match=f"1 of {len(rows)} rows .*{rows[-1]['sequence_id']}"):
         open_cache(tmp_path / "shards", modality="rgb", folder=tmp_path / "cache")
+
+
+def test_shifted_crops_and_masks_move_together_and_ratios_stay(caches) -> None:
+    plain = _loader(caches["rgb"], flip_ratio=0.0).batch(0).inputs
+    shifted = _loader(caches["rgb"], flip_ratio=0.0, shift_px=9).batch(0).inputs
+    assert torch.equal(plain["ratios"], shifted["ratios"])
+    moved = (plain["masks"] != shifted["masks"]).flatten(3).any(-1)[:, 0]  # [n, t]
+    assert 0.3 < moved.float().mean() < 0.7
+    unmoved = ~moved
+    pictures = (plain["frames"] - shifted["frames"]).abs().amax(dim=(1, 3, 4))
+    assert float(pictures[unmoved].max()) == 0.0
+    assert float(pictures[moved].min()) > 0.0
