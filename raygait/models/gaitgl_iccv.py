@@ -155,6 +155,9 @@ class GaitGLFixed(nn.Module):
         head: `shared_norm` embeds after one batch norm shared by all parts; `bnneck` embeds before
             a batch norm of all features, behind which logits are cosines (use an identity scale
             above 1 for training; a release has 1).
+        embedding: What is compared at test: a part's vector `before_norm` or `after_norm`, of the
+            head's norm; `None` is what the triplet loss sees. After that of `bnneck` it is scaled
+            to length 1.
         gem_power: Initial power p of the pooling of a row, > 0; higher starts nearer to the
             maximum.
         in_channels: c, 1 for silhouettes.
@@ -178,6 +181,7 @@ class GaitGLFixed(nn.Module):
         num_strips: int = 8,
         lta_frames: int = 3,
         head: Head = "shared_norm",
+        embedding: Literal["before_norm", "after_norm"] | None = None,
         gem_power: float = 6.5,
         in_channels: int = 1,
         input_size_px: tuple[int, int] = (64, 44),
@@ -200,6 +204,10 @@ class GaitGLFixed(nn.Module):
             )
         if head not in ("shared_norm", "bnneck"):
             raise ValueError(f"head ({head!r}) must be 'shared_norm' or 'bnneck'")
+        if embedding not in ("before_norm", "after_norm", None):
+            raise ValueError(
+                f"embedding ({embedding!r}) must be 'before_norm', 'after_norm' or None"
+            )
         height, width = input_size_px
         if height % 2 or min(height, width) < 2:
             raise ValueError(
@@ -218,6 +226,7 @@ class GaitGLFixed(nn.Module):
         self.num_parts = height
         self.min_frames = lta_frames
         self.pool_after_layer = pool_after_layer
+        self.embedding = embedding
 
         self.stem = Stem(in_channels, tuple(stem_channels))
         self.temporal_aggregation = LocalTemporalAggregation(
@@ -258,7 +267,8 @@ class GaitGLFixed(nn.Module):
                 length must be split by length, not padded.
 
         Returns:
-            Embedding and triplet features, which are the same, and the logits.
+            The embedding of the switch `embedding`, the triplet features of the head, and the
+            logits.
 
         Raises:
             ModelInputError: Rank, type, channels, size, length or values do not fit.
@@ -277,13 +287,15 @@ class GaitGLFixed(nn.Module):
                 features = self.spatial_pooling(features)
         mapped = self.embedding_linear(self.spatial_mapping(temporal_max(features)))  # [n, p, d]
         if self.neck is not None:
-            _, logits = self.neck(mapped)
-            return GaitOutput(mapped, {"main": Branch(mapped, logits)})
+            normed, logits = self.neck(mapped)
+            embedding = normed if self.embedding == "after_norm" else mapped
+            return GaitOutput(embedding, {"main": Branch(mapped, logits)})
         assert self.embedding_norm is not None
         assert self.identity_linear is not None
         # Flattened to [n * p, d]: the norm knows nothing of parts.
-        embedding = self.embedding_norm(mapped.flatten(0, 1)).unflatten(0, mapped.shape[:2])
-        return GaitOutput(embedding, {"main": Branch(embedding, self.identity_linear(embedding))})
+        normed = self.embedding_norm(mapped.flatten(0, 1)).unflatten(0, mapped.shape[:2])
+        embedding = mapped if self.embedding == "before_norm" else normed
+        return GaitOutput(embedding, {"main": Branch(normed, self.identity_linear(normed))})
 
     def named_stages(self) -> dict[str, nn.Module]:
         """The blocks whose output a description of the network shows, in order."""

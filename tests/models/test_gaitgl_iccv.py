@@ -496,3 +496,31 @@ def test_a_step_at_full_width_reaches_every_weight() -> None:
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize(("head", "default"), [("shared_norm", "after"), ("bnneck", "before")])
+def test_either_side_of_the_heads_norm_can_be_the_embedding(head: str, default: str) -> None:
+    network = GaitGLFixed(3, stem_channels=(2,), channels=(3, 3, 4), head=head).eval()
+    before = GaitGLFixed(
+        3, stem_channels=(2,), channels=(3, 3, 4), head=head, embedding="before_norm"
+    ).eval()
+    after = GaitGLFixed(
+        3, stem_channels=(2,), channels=(3, 3, 4), head=head, embedding="after_norm"
+    ).eval()
+    state = {
+        name: value + 1.0 if name.endswith("running_mean") else value
+        for name, value in network.state_dict().items()
+    }
+    for each in (network, before, after):
+        each.load_state_dict(state)
+    frames = torch.rand(2, 1, 3, 64, 44)
+    output = network(frames)
+    assert torch.equal(output.embedding, output.branches["main"].triplet_features)
+    same, different = (before, after) if default == "before" else (after, before)
+    assert torch.equal(output.embedding, same(frames).embedding)
+    assert not torch.allclose(output.embedding, different(frames).embedding)
+
+
+def test_an_unknown_embedding_is_refused() -> None:
+    with pytest.raises(ValueError, match="'norm'"):
+        GaitGLFixed(3, embedding="norm")
