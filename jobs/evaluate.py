@@ -32,6 +32,11 @@ class Options:
     """Folder of shards, readable under this path by every node."""
     out: Path = Path("runs/evaluation")
     """Folder for evaluation.json, on storage that all nodes share."""
+    split: str = ""
+    """Split whose test subjects are scored, where the shards are of another data set than the
+    model was trained on; the recipe's if left out."""
+    protocol: str = ""
+    """Protocol of that data set; the recipe's if left out."""
     baselines: bool = True
     """Also score the same network untrained, and averaged silhouettes (GEI)."""
     num_workers: int = 1
@@ -70,6 +75,8 @@ def main() -> int:
                 model,
                 options.shards.absolute(),
                 scratch=scratch if options.baselines else None,
+                split=options.split,
+                protocol=options.protocol,
                 num_workers=options.num_workers,
                 num_threads=options.num_threads,
             )

@@ -94,6 +94,8 @@ def run_benchmark(
     shards: Path,
     *,
     scratch: Path | None = None,
+    split: str = "",
+    protocol: str = "",
     num_workers: int = 1,
     num_threads: int = 1,
 ) -> Benchmark:
@@ -104,6 +106,9 @@ def run_benchmark(
         shards: Folder of shards.
         scratch: Folder that all workers see, for the untrained network; `None` leaves the
             untrained network and the GEI out.
+        split: Split whose test subjects are scored, where the shards are of another data set than
+            the model was trained on; empty: the recipe's `data.test_split`, or its `data.split`.
+        protocol: Protocol of that data set; empty: the recipe's.
         num_workers: Actors that embed; 0 embeds in this process, without Ray.
         num_threads: Threads of torch and logical CPUs an actor.
 
@@ -114,9 +119,10 @@ def run_benchmark(
     """
     saved = load_model(model)
     data = saved.recipe.data
-    protocol = datasets_protocols.protocol(data.protocol)
+    split = split or data.test_split or data.split
+    rules = datasets_protocols.protocol(protocol or data.protocol)
     present = reader.read_rows(shards, columns=["subject"])["subject"].to_pylist()
-    test = datasets_protocols.split(data.split, present).test
+    test = datasets_protocols.split(split, present).test
 
     def embedded(folder: Path) -> Embeddings:
         return embed(
@@ -129,7 +135,7 @@ def run_benchmark(
             embeddings.subjects,
             embeddings.conditions,
             embeddings.views,
-            protocol,
+            rules,
         )
 
     trained = embedded(model)
@@ -148,13 +154,13 @@ def run_benchmark(
         )
         rows[AVERAGED] = table(averages)
     return Benchmark(
-        protocol=protocol.name,
-        split=data.split,
+        protocol=rules.name,
+        split=split,
         num_subjects=len(set(trained.subjects)),
         num_sequences=len(trained),
         num_too_short=trained.num_too_short,
         rows=rows,
-        chance=chance(trained.subjects, trained.conditions, trained.views, protocol),
+        chance=chance(trained.subjects, trained.conditions, trained.views, rules),
         recipe=saved.recipe.name,
         step=saved.step,
         shards_digest=reader.digest(shards),

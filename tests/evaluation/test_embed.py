@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from raygait.errors import ClusterTooSmall, CorruptShard, DatasetError
@@ -65,8 +66,14 @@ def test_a_damaged_shard_is_the_same_error_from_a_worker_as_from_here(
 ) -> None:
     shutil.copytree(walker_shards, tmp_path / "shards")
     shard = reader.list_shards(tmp_path / "shards")[0]
+    group = pq.ParquetFile(shard).metadata.row_group(0)
+    frames = next(
+        column
+        for column in (group.column(index) for index in range(group.num_columns))
+        if column.path_in_schema == "silhouettes"
+    )
     whole = bytearray(shard.read_bytes())
-    whole[len(whole) // 2] ^= 0xFF
+    whole[frames.data_page_offset + frames.total_compressed_size // 2] ^= 0xFF
     shard.write_bytes(bytes(whole))
     for num_workers in (0, 1):
         with pytest.raises(CorruptShard, match=shard.name):
@@ -94,3 +101,17 @@ def test_metrics_carry_the_protocols_name(walker_shards: Path, model) -> None:
     assert metrics["casiab/NM/rank1"] == pytest.approx(result.rows[TRAINED].means["NM"], abs=1e-3)
     assert metrics["casiab/NM/rank1-chance"] == pytest.approx(50)
     assert all(name.startswith("casiab/") for name in metrics)
+
+
+def test_another_split_than_the_one_trained_on_is_scored_when_the_recipe_or_the_caller_says_so(
+    walker_shards: Path, model, tmp_path: Path
+) -> None:
+    saved, folder = model
+    elsewhere = with_overrides(saved.recipe, {"data.test_split": "first:2"})
+    save_model(tmp_path / "model", saved.network, elsewhere, saved.subjects, step=0)
+    by_recipe = run_benchmark(tmp_path / "model", walker_shards, num_workers=0)
+    assert (by_recipe.split, by_recipe.num_subjects) == ("first:2", 4)
+    by_caller = run_benchmark(folder, walker_shards, split="first:3", num_workers=0)
+    assert (by_caller.split, by_caller.num_subjects) == ("first:3", 3)
+    with pytest.raises(DatasetError, match="marathon"):
+        run_benchmark(folder, walker_shards, protocol="marathon", num_workers=0)
