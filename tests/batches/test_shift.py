@@ -41,6 +41,6 @@ def test_numbers_out_of_range_are_refused(max_shift_px: int, probability: float,
         draw_shifts(5, max_shift_px, np.random.default_rng(0), probability=probability)
 
 
-def test_one_shift_a_frame_is_needed() -> None:
+def test_another_number_of_shifts_than_frames_is_refused() -> None:
     with pytest.raises(ValueError, match="got 2 shifts for 3 frames"):
         shift_frames(np.zeros((3, 4, 4), np.uint8), np.zeros((2, 2), np.int64))

@@ -1099,7 +1099,7 @@ def test_a_network_of_an_eighth_of_the_width_learns_one_batch_by_heart() -> None
     frames = blobs(joints)
     model = GaitHeat(4, channels=(8, 16, 32, 64), embedding_dim=32)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    triplet_of, identity_of = TripletLoss(0.2), IdentityLoss(scale=16)
+    triplet_of, identity_of = TripletLoss(0.2), IdentityLoss(scale=16.0)
     generator = torch.Generator().manual_seed(0)
     history: list[dict[str, tuple[float, float]]] = []
     for _ in range(25):
