@@ -82,7 +82,7 @@ class IdentityLoss(nn.Module):
             logits = logits.float()
         loss = F.cross_entropy(
             logits.flatten(0, 1) * self.scale,
-            labels.repeat_interleave(num_parts),
+            labels.long().repeat_interleave(num_parts),
             label_smoothing=self.smoothing,
         )
         with torch.no_grad():

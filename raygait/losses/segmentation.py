@@ -3,6 +3,8 @@
 Where the paper is silent
     Mean     Over all pixels of all frames.
     Truth    Masks may be grey at the outline, as resized ones are; a pixel's target is its grey.
+    Logits   The loss is of what the sigmoid is taken of: a probability that is rounded to 0 or 1
+             would have no gradient left, however wrong it is.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ class SegmentationResult(NamedTuple):
 
     Attributes:
         loss: Mean binary cross-entropy over clips, frames and pixels.
-        iou: Intersection over union of the rounded probabilities with the rounded masks, frame by
-            frame, then the mean. A frame where both are empty counts as 1.
+        iou: Intersection over union of the pixels taken for the person with the rounded masks,
+            frame by frame, then the mean. A frame where both are empty counts as 1.
         accuracy: Share of pixels that are on the right side of one half.
     """
 
@@ -36,12 +38,13 @@ class SegmentationLoss(nn.Module):
     """Binary cross-entropy, pixel by pixel, of the probability that a pixel is the person."""
 
     def forward(
-        self, probabilities: Float[Tensor, "n 1 t h w"], masks: Float[Tensor, "n 1 t h w"]
+        self, logits: Float[Tensor, "n 1 t h w"], masks: Float[Tensor, "n 1 t h w"]
     ) -> SegmentationResult:
-        """Compare probabilities with masks.
+        """Compare a segmentation with masks.
 
         Args:
-            probabilities: 0..1, one a pixel. Half precision is computed in float32.
+            logits: One a pixel; their sigmoid is the probability. Half precision is computed in
+                float32.
             masks: 0..1, the truth.
 
         Returns:
@@ -49,39 +52,26 @@ class SegmentationLoss(nn.Module):
 
         Raises:
             ValueError: The shapes do not fit.
-            ModelInputError: A value is not in 0..1.
+            ModelInputError: A mask's value is not in 0..1.
         """
-        if probabilities.ndim != 5 or masks.shape != probabilities.shape:
+        if logits.ndim != 5 or masks.shape != logits.shape:
             raise ValueError(
-                f"segmentation loss: got probabilities {tuple(probabilities.shape)} and masks "
+                f"segmentation loss: got logits {tuple(logits.shape)} and masks "
                 f"{tuple(masks.shape)}, expected [clips, 1, frames, height, width] twice"
             )
-        # On a GPU binary_cross_entropy would end the process's use of the device instead.
-        low, high = (
-            torch.stack(
-                [
-                    bound
-                    for values in (probabilities.detach(), masks)
-                    for bound in torch.aminmax(values.float())
-                ]
-            )
-            .view(2, 2)
-            .unbind(dim=1)
-        )
-        if not (bool((low >= 0).all()) and bool((high <= 1).all())):
+        low, high = torch.stack(torch.aminmax(masks.detach())).tolist()
+        # Written so that NaN is refused as well.
+        if not (low >= 0 and high <= 1):
             raise ModelInputError(
-                f"segmentation loss: got probabilities in {float(low[0]):g}..{float(high[0]):g} "
-                f"and masks in {float(low[1]):g}..{float(high[1]):g}, expected 0..1 (divide uint8 "
+                f"segmentation loss: got masks in {low:g}..{high:g}, expected 0..1 (divide uint8 "
                 "masks by 255)"
             )
-        if probabilities.dtype in (torch.float16, torch.bfloat16):
-            probabilities = probabilities.float()
-        masks = masks.to(probabilities.dtype)
-        # Autocast refuses it on probabilities, which half precision would spoil; these are whole.
-        with torch.autocast(probabilities.device.type, enabled=False):
-            loss = F.binary_cross_entropy(probabilities, masks)
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        masks = masks.to(logits.dtype)
+        loss = F.binary_cross_entropy_with_logits(logits, masks)
         with torch.no_grad():
-            found, true = probabilities > 0.5, masks > 0.5
+            found, true = logits > 0, masks > 0.5
             both = (found & true).sum(dim=(1, 3, 4))
             either = (found | true).sum(dim=(1, 3, 4))
             iou = torch.where(either > 0, both / either.clamp(min=1), 1.0).mean()

@@ -115,9 +115,11 @@ def _pairwise_distances(
     features: Float[Tensor, "p n d"], *, squared: bool
 ) -> Float[Tensor, "p n n"]:
     # From the differences, not from |x|^2 + |y|^2 - 2xy: that loses half the digits of clips
-    # that are near each other. cdist never stores the differences and its gradient at distance 0
-    # is 0, where the square root has none.
-    distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+    # that are near each other. cdist's gradient at distance 0 is 0, where the square root has
+    # none. Part by part, because on a GPU its backward pass stores all differences of a call.
+    distances = torch.stack(
+        [torch.cdist(part, part, compute_mode="donot_use_mm_for_euclid_dist") for part in features]
+    )
     return distances.square() if squared else distances
 
 

@@ -527,7 +527,8 @@ class GaitEdge(nn.Module):
 
     The paper trains in three phases: `segmenter` alone, `recogniser` alone, both together with
     the segmenter's first half fixed. The first two use the attributes of that name as networks of
-    their own; call `freeze_encoder(False)` before the first and `freeze_encoder(True)` after it.
+    their own; call `set_encoder_frozen(False)` before the first and `set_encoder_frozen(True)`
+    after it.
 
     Args:
         num_subjects: k, number of subjects in training; what `recogniser` was built for.
@@ -670,7 +671,7 @@ class GaitEdge(nn.Module):
                 `mask_source="given"` and not looked at otherwise.
 
         Returns:
-            What the recogniser returns, with P as `mask_probabilities`.
+            What the recogniser returns, with P before the sigmoid as `mask_logits`.
 
         Raises:
             ModelInputError: Rank, type, channels, size, length or values do not fit, or an input
@@ -722,7 +723,8 @@ class GaitEdge(nn.Module):
                     f"for, {branch.logits.shape[-1]}"
                 )
         return output._replace(
-            mask_probabilities=probabilities.unflatten(0, clip_shape).transpose(1, 2)
+            # Not P: where that is rounded to 0 or 1 no loss can move it any more.
+            mask_logits=logits.unflatten(0, clip_shape).transpose(1, 2)
         )
 
     def named_stages(self) -> dict[str, nn.Module]:

@@ -30,10 +30,10 @@ class GaitOutput(NamedTuple):
             two clips is the mean over the `p` parts of the Euclidean distance.
         branches: Name -> branch, at least one; the loss is the sum over them. A network with one
             calls it `main`.
-        mask_probabilities: `[n, 1, t, h, w]`, 0..1, where the network also segments: what a
-            segmentation loss is computed on.
+        mask_logits: `[n, 1, t, h, w]`, where the network also segments: what a segmentation loss
+            is computed on. The sigmoid of one is the probability that the pixel is the person.
     """
 
     embedding: Float[Tensor, "n p d"]
     branches: dict[str, Branch]
-    mask_probabilities: Float[Tensor, "n 1 t h w"] | None = None
+    mask_logits: Float[Tensor, "n 1 t h w"] | None = None

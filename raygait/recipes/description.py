@@ -306,8 +306,8 @@ def describe(setup: Setup) -> Description:
         outputs[f"{branch} triplet features"] = tuple(result.triplet_features.shape)
         if result.logits is not None:
             outputs[f"{branch} logits"] = tuple(result.logits.shape)
-    if output.mask_probabilities is not None:
-        outputs["mask probabilities"] = tuple(output.mask_probabilities.shape)
+    if output.mask_logits is not None:
+        outputs["mask logits"] = tuple(output.mask_logits.shape)
     return Description(
         model=type(model).__name__,
         arguments=setup.arguments(),

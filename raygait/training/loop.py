@@ -225,7 +225,7 @@ class BatchLoss:
                 if len(output.branches) > 1:
                     measured[f"{metric}_{name}"] = [value]
         if self._segmentation_weight:
-            if output.mask_probabilities is None or masks is None:
+            if output.mask_logits is None or masks is None:
                 raise TrainingError(
                     f"loss.segmentation_weight is {self._segmentation_weight}, but "
                     + (
@@ -234,7 +234,7 @@ class BatchLoss:
                         else "only data.modality rgb has masks"
                     )
                 )
-            segmentation = self._segmentation(output.mask_probabilities, masks)
+            segmentation = self._segmentation(output.mask_logits, masks)
             total = total + self._segmentation_weight * segmentation.loss
             measured["segmentation_loss"] = [segmentation.loss.detach()]
             measured["mask_iou"] = [segmentation.iou]

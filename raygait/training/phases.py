@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -91,10 +90,10 @@ class SegmenterAlone(nn.Module):
         self.segmenter = segmenter
 
     def forward(self, frames: Float[Tensor, "n 3 t h w"]) -> GaitOutput:
-        """Probabilities that a pixel is the person; the embedding is empty."""
+        """Say of every pixel whether it is the person; the embedding is empty."""
         logits = PerFrame(self.segmenter)(frames)
         nothing = logits.new_zeros(len(frames), 1, 1)
-        return GaitOutput(nothing, {}, torch.sigmoid(logits.float()))
+        return GaitOutput(nothing, {}, logits.float())
 
 
 def runnable(network: nn.Module) -> nn.Module:

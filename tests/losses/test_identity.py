@@ -97,3 +97,10 @@ def test_shapes_that_do_not_fit_are_refused(logits: Tensor, labels: Tensor) -> N
 def test_numbers_out_of_range_are_refused(scale: float, smoothing: float, name: str) -> None:
     with pytest.raises(ValueError, match=name):
         IdentityLoss(scale, smoothing)
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64])
+def test_labels_may_be_integers_of_any_width(dtype: torch.dtype) -> None:
+    logits = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0))
+    expected = IdentityLoss()(logits, torch.tensor([0, 1, 3])).loss
+    assert torch.equal(IdentityLoss()(logits, torch.tensor([0, 1, 3], dtype=dtype)).loss, expected)

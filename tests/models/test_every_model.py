@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from raygait.errors import ModelInputError
+from raygait.losses.identity import IdentityLoss
+from raygait.losses.triplet import TripletLoss
 from raygait.models import MODELS, GaitOutput
 from raygait.recipes.description import example_inputs
 from raygait.recipes.options import MODEL_OPTIONS, ModelOptions, model_options
@@ -112,8 +114,8 @@ def test_every_parameter_that_trains_has_a_gradient_of_its_own_strides(architect
         + (0.0 if branch.logits is None else branch.logits.square().sum())
         for branch in output.branches.values()
     )
-    if output.mask_probabilities is not None:
-        loss = loss + output.mask_probabilities.sum()
+    if output.mask_logits is not None:
+        loss = loss + output.mask_logits.sum()
     loss.backward()
     for name, weight in model.named_parameters():
         if weight.requires_grad:
@@ -121,6 +123,44 @@ def test_every_parameter_that_trains_has_a_gradient_of_its_own_strides(architect
             assert weight.grad.stride() == weight.stride(), name
         else:
             assert weight.grad is None, name
+
+
+def _loss(output: GaitOutput, labels: Tensor) -> Tensor:
+    loss = output.embedding.new_zeros(())
+    for branch in output.branches.values():
+        loss = loss + TripletLoss()(branch.triplet_features, labels).loss
+        if branch.logits is not None:
+            loss = loss + IdentityLoss(scale=16.0)(branch.logits, labels).loss
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("architecture", "gsfe"),
+    [
+        (name, gsfe)
+        for name in sorted(MODELS)
+        for gsfe in (False, True)
+        if not gsfe or "frame_pooling" in MODEL_OPTIONS[name].model_fields
+    ],
+)
+def test_a_clip_that_shows_half_a_person_or_nobody_has_finite_gradients(
+    architecture: str, gsfe: bool
+) -> None:
+    more: dict[str, Any] = {"frame_pooling": "gsfe"} if gsfe else {}
+    torch.manual_seed(0)
+    model: Any = model_options(architecture, **SMALL[architecture], **more).build(
+        num_subjects=NUM_SUBJECTS
+    )
+    model.train()
+    frames, extras = clips(model, 4, 12)
+    height = frames.shape[3]
+    frames[0, :, :, : height // 2] = 0.0  # a crop that begins at the hip
+    frames[1] = 0.0
+    _loss(model(frames, **extras), torch.tensor([0, 0, 1, 1])).backward()
+    for name, weight in model.named_parameters():
+        if weight.grad is not None:
+            assert bool(weight.grad.isfinite().all()), name
+            assert float(weight.grad.abs().max()) < 1e4, name
 
 
 @every_model

@@ -592,8 +592,10 @@ class TestGradient:
         model, frames, ratios = stored_case()
         logits = model.segmenter.logits
         assert isinstance(logits, Tensor)
-        probabilities = model(frames, ratios=ratios).mask_probabilities
-        (10 * SegmentationLoss()(probabilities, torch.ones_like(probabilities)).loss).backward()
+        # Sure of itself and wrong, too: a probability would be rounded there.
+        logits.data[:, :, :4] = -60.0
+        found = model(frames, ratios=ratios).mask_logits
+        (10 * SegmentationLoss()(found, torch.ones_like(found)).loss).backward()
         assert logits.grad is not None
         assert logits.grad.all()
 
@@ -640,9 +642,9 @@ class TestWholeNetwork:
         expected = recogniser(clips)
         wanted = [frames, segmenter.decoder.output.weight, recogniser.linear.weight]
         assert_same(output.embedding, expected.embedding, wanted, rtol=1e-5)
-        assert output.mask_probabilities is not None
+        assert output.mask_logits is not None
         torch.testing.assert_close(
-            output.mask_probabilities, p.view(2, 1, 3, 16, 16), rtol=1e-5, atol=1e-5
+            output.mask_logits.sigmoid(), p.view(2, 1, 3, 16, 16), rtol=1e-5, atol=1e-5
         )
 
     @pytest.mark.parametrize("size_px", [(8, 12), (32, 22)])
@@ -663,8 +665,8 @@ class TestWholeNetwork:
         output = model(frames, ratios=ratios_for(frames))
         shapes = [tuple(value.shape) for value in (output.embedding, *output.branches["main"])]
         assert shapes == [(2, 8, 3), (2, 8, 3), (2, 8, 5)]
-        assert output.mask_probabilities is not None
-        assert output.mask_probabilities.shape == (2, 1, 3, 16, 16)
+        assert output.mask_logits is not None
+        assert output.mask_logits.shape == (2, 1, 3, 16, 16)
         assert (model.num_parts, model.min_frames) == (8, 3)
 
     def test_colours_alone_are_enough_and_masks_are_not_looked_at(self) -> None:
@@ -683,7 +685,7 @@ class TestWholeNetwork:
         masks = blobs(6, 16, 16).float().view(2, 1, 3, 16, 16)
         seen: list[Tensor] = []
         given.recogniser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        p = given(frames, ratios=ratios, masks=masks).mask_probabilities
+        p = given(frames, ratios=ratios, masks=masks).mask_logits.sigmoid()
         given(frames, ratios=ratios, masks=masks * 0.4 + 0.3)  # grey is rounded
         assert torch.equal(seen[0], seen[1])
         edge, interior = literal_edge_and_interior(masks.view(6, 1, 16, 16), 3)
@@ -817,9 +819,9 @@ class TestModes:
         unet = small(recogniser=recogniser)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             output = unet(frames, ratios=ratios)
-            assert output.mask_probabilities is not None
-            loss = SegmentationLoss()(output.mask_probabilities, torch.ones(2, 1, 3, 16, 16)).loss
-        assert output.mask_probabilities.dtype == loss.dtype == torch.float32
+            assert output.mask_logits is not None
+            loss = SegmentationLoss()(output.mask_logits, torch.ones(2, 1, 3, 16, 16)).loss
+        assert output.mask_logits.dtype == loss.dtype == torch.float32
         (loss + output.embedding.float().sum()).backward()
 
 
@@ -832,10 +834,10 @@ def joint_loss(
 ) -> None:
     """One step of L_joint."""
     output = model(frames, ratios=ratios)
-    assert output.mask_probabilities is not None
+    assert output.mask_logits is not None
     masks = (frames.mean(dim=1, keepdim=True) > 0.5).float()
     branch = output.branches["main"]
-    loss = 10 * SegmentationLoss()(output.mask_probabilities, masks).loss
+    loss = 10 * SegmentationLoss()(output.mask_logits, masks).loss
     loss = loss + TripletLoss()(branch.triplet_features, labels).loss
     loss = loss + IdentityLoss()(branch.logits, labels).loss
     optimizer.zero_grad()
@@ -971,7 +973,7 @@ class TestContract:
         # DDP warns of others, and safetensors refuses weights that are not contiguous.
         model = small(segmenter=UNet(channels=channels), freeze_encoder=False)
         output = model(crops(), ratios=ratios_for(crops()))
-        (output.mask_probabilities.mean() + output.branches["main"].logits.sum()).backward()
+        (output.mask_logits.mean() + output.branches["main"].logits.sum()).backward()
         for parameter in model.parameters():
             assert parameter.is_contiguous()
             assert parameter.grad is not None
@@ -1153,9 +1155,9 @@ def test_three_phases_learn_one_batch_by_heart() -> None:
     history = []
     for _ in range(45):
         output = model(frames, ratios=ratios)
-        assert output.mask_probabilities is not None
+        assert output.mask_logits is not None
         branch = output.branches["main"]
-        segmented = segmentation(output.mask_probabilities, masks)
+        segmented = segmentation(output.mask_logits, masks)
         triplet = triplet_of(branch.triplet_features, labels)
         identity = identity_of(branch.logits, labels)
         optimizer.zero_grad()

@@ -74,11 +74,11 @@ class Segmenting(nn.Module):
 
     def forward(self, frames: Tensor, *, ratios: Tensor, masks: Tensor | None = None) -> GaitOutput:
         self.seen = {"ratios": ratios, **({} if masks is None else {"masks": masks})}
-        probabilities = (self.colour(frames) + self.place).sigmoid()
-        colours = (frames * probabilities).mean((2, 3, 4))
+        mask_logits = self.colour(frames) + self.place
+        colours = (frames * mask_logits.sigmoid()).mean((2, 3, 4))
         features = torch.cat([colours, ratios.mean(1, keepdim=True)], dim=1)[:, None]
         logits = self.classifier(features)
-        return GaitOutput(features, {"main": Branch(features, logits)}, probabilities)
+        return GaitOutput(features, {"main": Branch(features, logits)}, mask_logits)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_a_segmentation_loss_of_nothing_is_an_error(
 
     class Blind(Segmenting):
         def forward(self, frames: Tensor, *, ratios: Tensor) -> GaitOutput:
-            return super().forward(frames, ratios=ratios)._replace(mask_probabilities=None)
+            return super().forward(frames, ratios=ratios)._replace(mask_logits=None)
 
     with pytest.raises(TrainingError, match=reason):
         _step((network or Blind)(3), batches[modality], weighed)

@@ -238,8 +238,8 @@ class TestEarlierPhases:
         network = runnable(segmenter)
         assert isinstance(network, SegmenterAlone)
         output = network(torch.rand(2, 3, 4, 128, 128))
-        assert output.mask_probabilities is not None
-        assert output.mask_probabilities.shape == (2, 1, 4, 128, 128)
+        assert output.mask_logits is not None
+        assert output.mask_logits.shape == (2, 1, 4, 128, 128)
         assert output.branches == {}
 
 
