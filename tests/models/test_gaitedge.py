@@ -1136,8 +1136,8 @@ def test_three_phases_learn_one_batch_by_heart() -> None:
     images = frames.transpose(1, 2).flatten(0, 1)
     overlaps = []
     for _ in range(15):
-        p = model.segmenter(images).sigmoid().unflatten(0, (12, 3)).transpose(1, 2)
-        segmented = segmentation(p, masks)
+        found = model.segmenter(images).unflatten(0, (12, 3)).transpose(1, 2)
+        segmented = segmentation(found, masks)
         optimizer.zero_grad()
         segmented.loss.backward()
         optimizer.step()
