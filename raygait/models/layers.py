@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from raygait.errors import ModelInputError
 
 # Features of a trained neck are some ten times longer than 1 before they are scaled to it.
-_SHORTEST = 1e-3
+_SHORTEST_IN_TRAINING = 1e-3
 
 SpatialMapping = Literal["gem", "max", "avg", "both"]
 
@@ -256,7 +256,8 @@ class BatchNormNeck(nn.Module):
         normed = self.norm(features.flatten(1)).view_as(features)
         # Where all clips of a batch are alike in a part the norm leaves zeros; scaled to length 1
         # from a length of nearly nothing they would have a gradient that destroys the weights.
-        normed = F.normalize(normed, dim=-1, eps=_SHORTEST)
+        shortest = _SHORTEST_IN_TRAINING if self.training else 1e-12
+        normed = F.normalize(normed, dim=-1, eps=shortest)
         weight = F.normalize(self.identity_linear.weight, dim=1)
         return normed, torch.bmm(normed.transpose(0, 1), weight).transpose(0, 1)
 
