@@ -13,7 +13,7 @@ from numpy import ndarray
 if TYPE_CHECKING:
     from raygait.synthetic.street import Street, StreetFrame
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class StreetTruth:
     Attributes:
         size_px: Width and height.
         fps: Frames a second.
-        seeds: `Walker.seed` of each person.
+        seeds: `Walker.seed` of each person in decimal digits: it may have more than 64 bits.
         conditions: Walk of each person, such as `nm-01`.
         boxes_px: Around the whole person.
         visible_boxes_px: Around the visible pixels; NaN when there is none.
@@ -40,7 +40,7 @@ class StreetTruth:
 
     size_px: Int64[ndarray, " 2"]
     fps: Float32[ndarray, ""]
-    seeds: Int64[ndarray, " k"]
+    seeds: ndarray
     conditions: ndarray
     boxes_px: Float32[ndarray, "t k 4"]
     visible_boxes_px: Float32[ndarray, "t k 4"]
@@ -127,7 +127,7 @@ class TruthRecorder:
         return StreetTruth(
             np.array([camera.width_px, camera.height_px], np.int64),
             np.array(self._street.fps, np.float32),
-            np.array([passer.walker.seed for passer in self._street.people], np.int64),
+            np.array([str(passer.walker.seed) for passer in self._street.people], np.str_),
             np.array([passer.condition for passer in self._street.people], np.str_),
             boxes,
             visible_boxes,

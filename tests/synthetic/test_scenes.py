@@ -9,7 +9,8 @@ import pytest
 
 from raygait.datasets import videos
 from raygait.synthetic import scenes
-from raygait.synthetic.street import crowd
+from raygait.synthetic.casiab_tree import walker_of
+from raygait.synthetic.street import Passer, Street, crowd, street_camera
 from raygait.synthetic.truth import StreetTruth
 
 
@@ -47,13 +48,25 @@ def test_a_written_crowd_is_read_back_with_its_truth(tmp_path: Path) -> None:
             np.testing.assert_array_equal(read.boxes_px[index, k], person.box_px)
             np.testing.assert_array_equal(read.visible_boxes_px[index, k], person.visible_box_px)
     assert list(read.conditions) == ["nm-01", "bg-01", "cl-01", "nm-02", "bg-02", "cl-02"]
-    assert list(read.seeds) == [3000, 3001, 3002, 3003, 3004, 3005]
+    assert list(read.seeds) == ["3000", "3001", "3002", "3003", "3004", "3005"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["crowd.mp4", "crowd.truth.npz"]
+
+
+def test_a_walker_of_a_tree_has_a_seed_too_long_for_a_word_and_walks_in_a_street(
+    tmp_path: Path,
+) -> None:
+    walker = walker_of(0, 1)
+    assert walker.seed >= 2**64
+    passer = Passer(walker, "nm-01", ((-1.0, 0.0), (1.0, 0.0)))
+    street = Street(street_camera(320, 180), (passer,), num_frames=2)
+    scenes.write_street(street, tmp_path / "one.mp4")
+    (seed,) = StreetTruth.load(tmp_path / "one.truth.npz").seeds
+    assert int(seed) == walker.seed
 
 
 def test_a_truth_of_another_format_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "old.npz", format_version=99)
-    with pytest.raises(ValueError, match="truth format 99, expected 1"):
+    with pytest.raises(ValueError, match="truth format 99, expected 2"):
         StreetTruth.load(tmp_path / "old.npz")
 
 
