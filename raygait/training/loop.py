@@ -261,7 +261,8 @@ def train_step(
         accepted: What the network takes beside frames, from `inputs.accepted_inputs`.
 
     Raises:
-        TrainingError: The loss is not finite; the weights are left as they were before the step.
+        TrainingError: The loss or a gradient is not finite; the weights are left as they were
+            before the step.
     """
     inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
     output = trained(inputs["frames"], **only_accepted(inputs, accepted))
@@ -277,6 +278,19 @@ def train_step(
         )
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    gradients = [
+        weight.grad
+        for group in optimiser.param_groups
+        for weight in group["params"]
+        if weight.grad is not None
+    ]
+    gradient_norm = float(torch.nn.utils.get_total_norm(gradients))
+    if not math.isfinite(gradient_norm):
+        raise TrainingError(
+            f"step {batch.step}: the loss is {values['loss']}, but a gradient is not finite; "
+            f"lower optim.learning_rate or look at the clips of this step"
+        )
+    values["gradient_norm"] = gradient_norm
     optimiser.step()
     return values
 

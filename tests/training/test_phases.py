@@ -293,3 +293,24 @@ class TestLossesOfBranches:
             for changes in ({}, {"loss.triplet_squared": True}, {"loss.anchor_is_positive": True})
         }
         assert len(values) == 3
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_the_weights() -> None:
+    class Steep(nn.Module):
+        """A finite loss whose gradient is not: the square root at 0."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, frames: torch.Tensor) -> GaitOutput:
+            features = (self.weight.sqrt() + frames.mean(dim=(2, 3, 4)))[:, None]
+            return GaitOutput(features, {"main": Branch(features, features.repeat(1, 1, 3))})
+
+    network = Steep()
+    recipe = named.recipe("gaitgl-demo")
+    batch = Batch(7, {"frames": torch.rand(4, 1, 2, 3, 3)}, torch.tensor([0, 0, 1, 1]))
+    optimiser = make_optimiser(recipe, network)
+    with pytest.raises(TrainingError, match=r"step 7: the loss is .* a gradient is not finite"):
+        train_step(network, BatchLoss(recipe), optimiser, batch, torch.device("cpu"))
+    assert network.weight.item() == 0.0
