@@ -43,8 +43,8 @@ class Options:
     """A dotted path and the value that all combinations share."""
     out: Path = Path("runs")
     """Folder of runs, on storage that all nodes share."""
-    run_name: str = "grid"
-    """Name of the grid."""
+    run_name: str = ""
+    """Name of the grid; `grid`, or the table's name, if left out."""
     metric: str = "NM"
     """Probe set whose mean rank-1 decides."""
     num_workers: int = 1
@@ -84,14 +84,16 @@ def main() -> int:
         shared[path] = values[0]
     grid = dict(map(parse_values, options.grid))
     table = ablations.TABLES.get(options.recipe)
+    name = options.run_name or (options.recipe if table else "grid")
     if table is not None and grid:
         raise RecipeError(f"{options.recipe} is a table, its rows are given: leave --grid out")
-    recipe = with_overrides(named.recipe(table.recipe if table else options.recipe), shared)
+    recipe = named.recipe(table.recipe if table else options.recipe)
+    recipe = recipe if table else with_overrides(recipe, shared)
     parent = tracking.remembered_run(
-        options.out / options.run_name / "mlflow.json",
+        options.out / name / "mlflow.json",
         tracking.prepare(options.tracking_uri),
         options.experiment,
-        options.run_name,
+        name,
         parameters={
             **({"table": options.recipe} if table else {}),
             "recipe": recipe.name,
@@ -101,7 +103,7 @@ def main() -> int:
     where = {
         "shards": options.shards,
         "out": options.out,
-        "name": options.run_name,
+        "name": name,
         "parent": parent,
         "metric": options.metric,
         "num_workers": options.num_workers,
@@ -113,7 +115,7 @@ def main() -> int:
             result = run_table(table, shared, **where)
         else:
             result = run_grid(recipe, grid, **where)
-    folder = options.out / options.run_name
+    folder = options.out / name
     (folder / "grid.txt").write_text(result.to_text() + "\n")
     print(result.to_text())
     print(f"best: {json.dumps(result.best.overrides)} in {result.best.checkpoint}")

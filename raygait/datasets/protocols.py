@@ -98,6 +98,19 @@ def protocol(name: str) -> CrossViewProtocol:
     return PROTOCOLS[name]
 
 
+def check_name(name: str) -> None:
+    """Whether a split has this name, without any data.
+
+    Raises:
+        DatasetError: There is no split of this name.
+    """
+    is_first = name.startswith("first:") and name.removeprefix("first:").isdecimal()
+    if name not in _CASIAB_TRAIN and not is_first:
+        raise DatasetError(
+            f"no split is named {name!r}; there are {', '.join(_CASIAB_TRAIN)} and first:N"
+        )
+
+
 def split(name: str, subjects: Iterable[str]) -> SubjectSplit:
     """Split the subjects that a data set has.
 
@@ -115,6 +128,7 @@ def split(name: str, subjects: Iterable[str]) -> SubjectSplit:
         SplitMismatch: No subject is left on one side, or a subject is on neither.
         DatasetError: There is no split of this name.
     """
+    check_name(name)
     present = sorted({subject for subject in subjects if subject})
     if name in _CASIAB_TRAIN:
         num_train, source = _CASIAB_TRAIN[name]
@@ -136,13 +150,9 @@ def split(name: str, subjects: Iterable[str]) -> SubjectSplit:
                 _CASIAB_SUBJECTS,
                 _few(absent),
             )
-    elif name.startswith("first:") and name.removeprefix("first:").isdecimal():
+    else:
         train = present[: int(name.removeprefix("first:"))]
         source = "the subjects in sorted order"
-    else:
-        raise DatasetError(
-            f"no split is named {name!r}; there are {', '.join(_CASIAB_TRAIN)} and first:N"
-        )
     test = [subject for subject in present if subject not in set(train)]
     if not train or not test:
         raise SplitMismatch(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import pickle
+import pickletools
 import re
 import struct
 import zipfile
@@ -108,6 +109,7 @@ def read_checkpoint(path: Path, *, max_file_mb: int = MAX_FILE_MB) -> Checkpoint
         RegistryError: Not such a file, too large, damaged, or it holds more than tensors.
     """
     _check_archive(path, max_file_mb)
+    _check_pickle(path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     try:
@@ -115,16 +117,43 @@ def read_checkpoint(path: Path, *, max_file_mb: int = MAX_FILE_MB) -> Checkpoint
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"asks for {named.group(1)}" if named else "holds more than tensors and numbers"
+        what = (
+            f"asks for {_shown(named.group(1))}" if named else "holds more than tensors and numbers"
+        )
         raise RegistryError(
             f"{path}: refused, nothing in it was run: its pickle {what}; "
             "save the state dict alone, torch.save(network.state_dict(), ..), and import that"
         ) from error
     except Exception as error:  # a spoilt stream can make torch's reader raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = _shown(str(error).splitlines()[0] if str(error) else type(error).__name__)
         raise RegistryError(f"{path}: not a checkpoint torch can read: {reason}") from error
     weights, step = _state_dict(content, path)
     return Checkpoint(weights, step, digest, path.name)
+
+
+def _shown(text: str) -> str:
+    """What a stranger wrote, without what a terminal would obey, and not all of it."""
+    return ascii(text[:100])[1:-1]
+
+
+def _check_pickle(path: Path) -> None:
+    """Refuse a pickle that makes memory out of nothing, which torch's reader would let it do."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith("data.pkl")]
+        for name in names:
+            try:
+                asked = {
+                    str(argument)
+                    for opcode, argument, _ in pickletools.genops(archive.read(name))
+                    if opcode.name == "GLOBAL" or "UNICODE" in opcode.name
+                }
+            except Exception:  # torch's reader says what is wrong with it
+                continue
+            if any(words.split(" ")[-1] == "bytearray" for words in asked):
+                raise RegistryError(
+                    f"{path}: refused, nothing in it was run: its pickle asks for bytearray; no "
+                    "tensor needs one"
+                )
 
 
 def _check_archive(path: Path, max_file_mb: int) -> None:
@@ -252,10 +281,15 @@ def _fault(tensor: Tensor) -> str:
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         return "is larger than its storage"
     if tensor.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
-        counts = tensor.ndim == 0 and tensor.dtype == torch.int64
+        counts = tensor.ndim == 0 and tensor.dtype == torch.int64 and int(tensor) >= 0
         return "" if counts else f"is {tensor.dtype}, expected floating-point numbers"
-    if not bool(torch.isfinite(tensor).all()):
+    if not tensor.numel():
+        return f"is empty, {list(tensor.shape)}"
+    # As float32, which the network will hold: a larger number is none there.
+    if not bool(torch.isfinite(tensor.float()).all()):
         return "holds values that are not finite"
+    if tensor.ndim == 0 and float(tensor) > 2**53:
+        return f"is {float(tensor):g}, which no network needs"
     return ""
 
 

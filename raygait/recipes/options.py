@@ -30,7 +30,9 @@ class ModelOptions(pydantic.BaseModel):
         architecture: Key of `raygait.models.MODELS`, or of `SEGMENTERS` for a segmenter.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
     architecture: str
 
@@ -73,7 +75,7 @@ def options_of_any(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     architecture = value.get("architecture")
-    if architecture not in MODEL_OPTIONS:
+    if not isinstance(architecture, str) or architecture not in MODEL_OPTIONS:
         raise ValueError(f"architecture is {architecture!r}; known are {sorted(MODEL_OPTIONS)}")
     return MODEL_OPTIONS[architecture].model_validate(dict(value))
 

@@ -32,16 +32,20 @@ _CHANNELS = {
     "heatmaps_redrawn": 2,
     "rgb": 3,
 }
+# Part of a dotted path, and of a phase the name of its folder.
+_NAME = r"^[a-z0-9_-]+$"
 # Sections whose keys are names that the recipe chooses.
 _FREE_SECTIONS = ("before", "optim.group_factors")
 
 
 class _Frozen(pydantic.BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
-class DataOptions(_Frozen):
-    """Which frames of which subjects a run sees."""
+class FrameOptions(_Frozen):
+    """What a network sees."""
 
     modality: Literal["silhouettes", "silhouettes_128", "heatmaps", "heatmaps_redrawn", "rgb"] = (
         "silhouettes"
@@ -52,6 +56,11 @@ class DataOptions(_Frozen):
     """Height of a frame as the model sees it: what the shards hold, or a whole fraction."""
     width_px: Annotated[int, Field(gt=0)] = 44
     """Width of a frame; narrower than the shard's means a cut of equal columns on both sides."""
+
+
+class DataOptions(FrameOptions):
+    """Which frames of which subjects a run sees."""
+
     split: str = "casiab-lt"
     """Training and test subjects: `casiab-st`, `casiab-mt`, `casiab-lt`, or `first:N`."""
     test_split: str = ""
@@ -171,7 +180,7 @@ class OptimOptions(_Frozen):
     """Steps at which the learning rate is multiplied by `gamma`; not used by `one-cycle`."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor on the learning rate at each milestone."""
-    group_factors: dict[str, Annotated[float, Field(ge=0)]] = {}
+    group_factors: dict[Annotated[str, Field(pattern=_NAME)], Annotated[float, Field(ge=0)]] = {}
     """Factor on the learning rate of a group of the model's parameters, by its name; a group with
     factor 0 is frozen: its weights and the statistics of its norms stay as they are."""
 
@@ -184,7 +193,8 @@ class PhaseOptions(_Frozen):
     (`segmenter`, `recogniser`); the whole model if empty."""
     switches: dict[str, Any] = {}
     """Switches of the model that have another value in this phase, by name."""
-    data: DataOptions = DataOptions()
+    data: FrameOptions = FrameOptions()
+    """Split, protocol and shifts are the recipe's: all phases see the same subjects."""
     clip: ClipOptions = ClipOptions()
     batch: BatchOptions = BatchOptions()
     loss: LossOptions = LossOptions()
@@ -209,7 +219,7 @@ class Recipe(_Frozen):
     optim: OptimOptions = OptimOptions()
     num_steps: Annotated[int, Field(gt=0)] = 80_000
     """Optimiser steps of the run; of its last phase, where it has phases before."""
-    before: dict[str, PhaseOptions] = {}
+    before: dict[Annotated[str, Field(pattern=_NAME)], PhaseOptions] = {}
     """Phases that train before, in this order, by name. The recipe itself is the last phase."""
     checkpoint_every_steps: Annotated[int, Field(gt=0)] = 1000
     """Steps between checkpoints; the last step always leaves one."""
@@ -219,9 +229,9 @@ class Recipe(_Frozen):
     @pydantic.model_validator(mode="after")
     def _parts_fit_each_other(self) -> Recipe:
         self.data.check(self.clip)
-        for name, phase in self.before.items():
+        for name in self.before:
+            phase = self.phase(name)
             phase.data.check(phase.clip)
-            self.phase(name)
         return self
 
     def phase(self, name: str) -> Recipe:
@@ -247,7 +257,12 @@ class Recipe(_Frozen):
             update={
                 "name": f"{self.name}/{name}",
                 "model": options_of_any(changed),
-                "data": options.data,
+                "data": self.data.model_copy(
+                    update={
+                        **options.data.model_dump(),
+                        "shift_px": self.data.shift_px if options.data.modality == "rgb" else 0,
+                    }
+                ),
                 "clip": options.clip,
                 "batch": options.batch,
                 "loss": options.loss,
@@ -317,7 +332,7 @@ def from_json(text: str) -> Recipe:
     """
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise RecipeError(f"a recipe has to be JSON: {error}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"a recipe has to be a JSON object, got {type(values).__name__}")
@@ -358,8 +373,8 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     return from_dict(values)
 
 
-def _defaults_of(architecture: str, path: str) -> dict[str, Any]:
-    if architecture not in MODEL_OPTIONS:
+def _defaults_of(architecture: object, path: str) -> dict[str, Any]:
+    if not isinstance(architecture, str) or architecture not in MODEL_OPTIONS:
         raise RecipeError(f"{path} is {architecture!r}; known are {sorted(MODEL_OPTIONS)}")
     return MODEL_OPTIONS[architecture](architecture=architecture).model_dump(mode="json")
 

@@ -98,6 +98,8 @@ def same_run(there: Recipe, here: Recipe) -> bool:
 
 def differences(there: Recipe, here: Recipe) -> str:
     """Dotted paths whose values differ, for messages; empty if the same is computed."""
+    if list(there.before) != list(here.before):
+        return f"before: {list(there.before)} there, {list(here.before)} here"
     a, b = there.to_flat(), here.to_flat()
     return "; ".join(
         f"{path}: {a.get(path)!r} there, {b.get(path)!r} here"

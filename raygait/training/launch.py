@@ -147,12 +147,21 @@ def train(
 
 
 def _finished(folder: Path, phase: Phase) -> Path | None:
-    """The last checkpoint of a phase that a run before has finished."""
+    """The last checkpoint of a phase that a run before has finished.
+
+    Raises:
+        TrainingError: It is not there any more.
+    """
     marker = folder / f"{_PHASE}{phase.name}" / _FINISHED
     if not (phase.name and marker.exists()):
         return None
-    checkpoint = marker.parent / json.loads(marker.read_text())["checkpoint"]
-    return checkpoint if checkpoint.is_dir() else None
+    checkpoint: Path = marker.parent / json.loads(marker.read_text())["checkpoint"]
+    if not checkpoint.is_dir():
+        raise TrainingError(
+            f"{checkpoint} is gone, the last checkpoint of a finished phase: put it back, or "
+            f"delete {marker.parent} to train the phase again"
+        )
+    return checkpoint
 
 
 def _mark_finished(folder: Path, phase: Phase, checkpoint: Path) -> None:
@@ -233,6 +242,7 @@ def check_recipe(recipe: Recipe, shards: Path, num_workers: int) -> None:
         RecipeError: Two switches do not fit each other, the clip is too short for the model, or
             the model has no group of parameters of a name.
         TrainingError: The batch cannot be split over the workers.
+        DatasetError: There is no split or protocol of a name.
     """
     subjects = reader.read_rows(shards, columns=["subject"])["subject"].to_pylist()
     # One row: blobs of all take minutes to read. Other rows are looked at when they are cached.
@@ -250,6 +260,9 @@ def _check_phase(
     num_workers: int,
 ) -> None:
     check_rows(first_rows, recipe.data.modality, where)
+    protocols.protocol(recipe.data.protocol)  # days later is too late to say that there is none
+    if recipe.data.test_split:
+        protocols.check_name(recipe.data.test_split)
     split = protocols.split(recipe.data.split, subjects)
     network = build_model(recipe, len(split.train))
     freeze(network, frozen_groups(recipe))

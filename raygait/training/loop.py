@@ -23,7 +23,7 @@ from raygait.batches.inputs import accepted_inputs, only_accepted
 from raygait.batches.loader import Batch, ClipLoader
 from raygait.batches.sampler import MASK_STREAM, step_generator
 from raygait.datasets import protocols
-from raygait.errors import TrainingError
+from raygait.errors import RecipeError, TrainingError
 from raygait.losses.identity import IdentityLoss
 from raygait.losses.segmentation import SegmentationLoss
 from raygait.losses.triplet import TripletLoss
@@ -68,9 +68,10 @@ def train_worker(settings: dict[str, Any]) -> None:
     )
     torch.manual_seed(recipe.seed)
     network = build_model(recipe, len(subjects))
-    load_earlier(
-        network, settings["part"], [(part, Path(folder)) for part, folder in settings["earlier"]]
-    )
+    resumed = ray.train.get_checkpoint()
+    if resumed is None:
+        earlier = [(part, Path(folder)) for part, folder in settings["earlier"]]
+        load_earlier(network, settings["part"], earlier)
     network.to(device)
     frozen = frozen_groups(recipe)
     freeze(network, frozen)
@@ -82,7 +83,6 @@ def train_worker(settings: dict[str, Any]) -> None:
     optimiser = make_optimiser(recipe, network)
     scheduler = make_scheduler(recipe, optimiser)
     first_step = 0
-    resumed = ray.train.get_checkpoint()
     if resumed is not None:
         with resumed.as_directory() as folder:
             first_step = load_checkpoint(
@@ -363,6 +363,8 @@ def make_optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     ]
     if others:
         groups.insert(0, {"params": others})
+    if not groups:
+        raise RecipeError("optim.group_factors freezes every group: nothing is left to train")
     if optim.optimiser == "adam":
         return torch.optim.Adam(groups, lr=optim.learning_rate, weight_decay=optim.weight_decay)
     return torch.optim.SGD(

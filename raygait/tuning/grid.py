@@ -180,7 +180,8 @@ def run_table(
 
     Args:
         table: The table; rows keep its order and its printed numbers.
-        shared: Dotted path -> value that every row gets beside its own: a shorter run, say.
+        shared: Dotted path -> value that every row gets beside its own, if it has the path: a
+            shorter run, say. A row that trains in one phase has none before.
         shards: As in `run_grid`, and so is what follows.
         out: Folder of runs.
         name: Name of the table's runs.
@@ -192,14 +193,20 @@ def run_table(
         max_failures: Times a row's lost worker is replaced before the row fails.
 
     Raises:
-        RecipeError: A path, a value or the metric does not fit; nothing has run then.
+        RecipeError: No row has a path, or a value or the metric does not fit; nothing has run
+            then.
         ClusterTooSmall: Not one row's workers fit into the cluster.
         TrainingError: Every row failed.
     """
-    cells: list[_Planned] = [
-        ({"row": row}, with_overrides(table.recipe_of(row), shared), dict(entry.printed))
-        for row, entry in table.rows.items()
-    ]
+    cells: list[_Planned] = []
+    unused = set(shared)
+    for row, entry in table.rows.items():
+        recipe = table.recipe_of(row)
+        own = {path: value for path, value in shared.items() if path in recipe.to_flat()}
+        unused -= own.keys()
+        cells.append(({"row": row}, with_overrides(recipe, own), dict(entry.printed)))
+    if unused:
+        raise RecipeError(f"no row of the table has an option {', '.join(sorted(unused))}")
     return _run_cells(
         cells,
         shards,

@@ -655,6 +655,37 @@ def test_a_pickle_that_would_run_a_command_is_refused_and_not_run(
     assert (tmp_path / "ran").exists()
 
 
+class _Memory:
+    """Asks for memory that no tensor needs; torch's own reader would give it."""
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return bytearray, (2**20,)
+
+
+def test_a_pickle_that_asks_for_memory_is_refused_before_it_gets_any(tmp_path: Path) -> None:
+    path = _save(tmp_path / "bomb.pt", _weights(_residual()), epoch=_Memory())
+    assert torch.load(path, weights_only=True)["epoch"] == bytearray(2**20)
+    with pytest.raises(RegistryError, match="asks for bytearray"):
+        foreign.import_checkpoint(path, tmp_path / "model")
+
+
+def test_a_number_that_float32_cannot_hold_is_named(tmp_path: Path) -> None:
+    weights = _weights(_gaitset())
+    weights["Head.fc_bin"] = torch.full_like(weights["Head.fc_bin"], 1e300, dtype=torch.float64)
+    path = _save(tmp_path / "large.pt", weights)
+    with pytest.raises(RegistryError, match=r"Head\.fc_bin holds values that are not finite"):
+        foreign.import_checkpoint(path, tmp_path / "model")
+
+
+def test_what_a_terminal_would_obey_is_shown_as_text(tmp_path: Path) -> None:
+    pickled = b"\x80\x02cposix\x1b[31mHACK\nsystem\x1b]0;x\x07\n."
+    path = tmp_path / "escape.pt"
+    path.write_bytes(_zip({"a/data.pkl": pickled, "a/byteorder": b"little", "a/version": b"3\n"}))
+    with pytest.raises(RegistryError) as caught:
+        foreign.import_checkpoint(path, tmp_path / "model")
+    assert str(caught.value).isprintable()
+
+
 def _zip(files: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:

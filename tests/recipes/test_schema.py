@@ -153,3 +153,36 @@ def test_a_phase_that_does_not_fit_the_model_is_refused(phase: dict, message: st
     with pytest.raises(RecipeError, match=message) as caught:
         with_overrides(named.recipe("gaitgl-demo"), {"before": {"first": phase}})
     assert len(str(caught.value)) < 300
+
+
+def test_all_phases_see_the_subjects_of_the_recipe() -> None:
+    recipe = with_overrides(named.recipe("gaitedge-casiab"), {"data.split": "first:5"})
+    phases = [recipe.phase(name).data for name in recipe.before]
+    assert {(data.split, data.protocol) for data in phases} == {("first:5", "casiab")}
+    assert [data.modality for data in phases] == ["rgb", "silhouettes"]
+    shifted = with_overrides(recipe, {"data.shift_px": 7})
+    assert [shifted.phase(name).data.shift_px for name in shifted.before] == [7, 0]
+
+
+@pytest.mark.parametrize("name", ["", "../away", "a.b", "A phase"])
+def test_a_phase_is_named_as_a_folder_and_a_path_can_be(name: str) -> None:
+    with pytest.raises(RecipeError, match="before"):
+        with_overrides(named.recipe("gaitgl-demo"), {"before": {name: {"num_steps": 2}}})
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param({"model.architecture": []}, id="no name"),
+        pytest.param({"model.gem_power": float("nan")}, id="not a number"),
+        pytest.param({"optim.learning_rate": float("inf")}, id="infinite"),
+    ],
+)
+def test_values_that_no_option_can_have_are_a_recipe_error(overrides: dict) -> None:
+    with pytest.raises(RecipeError):
+        with_overrides(named.recipe("gaitgl-demo"), overrides)
+
+
+def test_a_recipe_nested_without_end_is_refused() -> None:
+    with pytest.raises(RecipeError, match="JSON"):
+        from_json("[" * 100_000)

@@ -68,3 +68,11 @@ def test_another_recipe_is_refused_but_another_citation_is_not(folder: Path) -> 
     with pytest.raises(TrainingError, match=r"optim\.learning_rate"):
         load_checkpoint(folder, *_parts(other), other, _SUBJECTS)
     assert same_run(_recipe(), _recipe(name="another", source="a corrected citation"))
+
+
+def test_phases_in_another_order_are_another_run() -> None:
+    first, second = {"num_steps": 2}, {"num_steps": 3}
+    there = _recipe(before={"one": first, "two": second})
+    here = _recipe(before={"two": second, "one": first})
+    assert not same_run(there, here)
+    assert same_run(there, _recipe(before={"one": first, "two": second}))

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from torch import nn
 
 from raygait.batches.loader import Batch
-from raygait.errors import RecipeError, RegistryError, TrainingError
+from raygait.errors import DatasetError, RecipeError, RegistryError, TrainingError
 from raygait.models import Branch, GaitOutput
 from raygait.recipes import named
 from raygait.recipes.saved_model import load_model, save_model
@@ -34,14 +35,13 @@ def _gaitedge(**changes) -> Recipe:
         ("before.recogniser.", 9, 2),
     ):
         small |= {
-            f"{prefix}data.split": "first:2",
             f"{prefix}clip.num_frames": num_frames,
             f"{prefix}batch.num_subjects": 2,
             f"{prefix}batch.num_sequences": 2,
             f"{prefix}num_steps": num_steps,
             f"{prefix}optim.milestones": [],
         }
-    small["checkpoint_every_steps"] = 2
+    small |= {"data.split": "first:2", "checkpoint_every_steps": 2}
     return with_overrides(named.recipe("gaitedge-casiab"), {**small, **changes})
 
 
@@ -52,10 +52,10 @@ def _lmgcs(**changes) -> Recipe:
         "model.gsfe_width": 16,
         "model.gsfe_heads": 2,
         "model.embedding_dim": 8,
+        "data.split": "first:4",
     }
     for prefix in ("", "before.a."):
         small |= {
-            f"{prefix}data.split": "first:4",
             f"{prefix}clip.num_frames": 6,
             f"{prefix}batch.num_subjects": 4,
             f"{prefix}batch.num_sequences": 2,
@@ -117,6 +117,10 @@ def test_gaitedge_trains_its_three_phases_by_one_command_and_goes_on_where_it_wa
     assert again.checkpoint == result.checkpoint
     assert read_history(folder / "history.jsonl") == result.history
 
+    shutil.rmtree(next((folder / "phase-recogniser").glob("checkpoint-*02")))
+    with pytest.raises(TrainingError, match=r"is gone.*delete .*phase-recogniser"):
+        train(recipe, street_shards, tmp_path, name="edge")
+
 
 @pytest.mark.ray
 @pytest.mark.timeout(420)
@@ -131,6 +135,18 @@ def test_lmgcs_trains_b_on_an_a_that_stays_bit_by_bit_as_it_was(
     for name, weight in a.named_parameters():
         assert torch.equal(weight, after[name]) == (id(after[name]) in frozen), name
     assert [point["step"] for point in result.history] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    "changes", [{"data.protocol": "marathon"}, {"data.test_split": "marathon"}]
+)
+def test_a_run_that_could_not_be_scored_is_refused_before_it_trains(
+    walker_shards: Path, tmp_path: Path, changes: dict
+) -> None:
+    with pytest.raises(DatasetError, match="marathon"):
+        train(_lmgcs(**changes), walker_shards, tmp_path, name="wrong")
+    assert not (tmp_path / "wrong").exists()
 
 
 @pytest.mark.ray

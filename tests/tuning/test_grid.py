@@ -54,6 +54,15 @@ def test_a_table_trains_its_rows_in_order_and_shows_the_papers_numbers(
             "checkpoint_every_steps",
         )
     } | {"data.split": "first:4"}
+    with pytest.raises(RecipeError, match=r"no row.*before\.a\.num_steps"):
+        run_table(
+            table,
+            {"before.a.num_steps": 2},
+            walker_shards,
+            tmp_path / "runs",
+            name="t",
+            parent=parent,
+        )
     with tracking.closing(parent):
         result = run_table(
             table, shared, walker_shards, tmp_path / "runs", name="t", parent=parent, max_failures=0

@@ -43,7 +43,6 @@ def _recipe(
         before={
             "a": PhaseOptions(
                 switches={"phase": "a"},
-                data=data,
                 batch=batches,
                 optim=OptimOptions(milestones=(drop_of_a,)),
                 num_steps=steps_of_a,
