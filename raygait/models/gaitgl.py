@@ -79,6 +79,7 @@ from raygait.models.layers import (
     SpatialMapping,
     channels_last,
     check_frames,
+    scaled,
     temporal_max,
 )
 from raygait.models.output import Branch, GaitOutput
@@ -124,7 +125,7 @@ def casiab_plan(*, width: float = 1.0) -> Plan:
         Arguments for `GaitGL(num_subjects, **plan)`.
     """
     return Plan(
-        channels=_scaled((64, 128, 128), width),
+        channels=scaled((64, 128, 128), width),
         num_layers=(1, 1, 2),
         pooling=("lta", "sp", None),
     )
@@ -140,14 +141,10 @@ def large_plan(*, width: float = 1.0) -> Plan:
         Arguments for `GaitGL(num_subjects, **plan)`.
     """
     return Plan(
-        channels=_scaled((64, 128, 256, 512), width),
+        channels=scaled((64, 128, 256, 512), width),
         num_layers=(2, 2, 2, 4),
         pooling=("sp", "lta", "sp", None),
     )
-
-
-def _scaled(channels: tuple[int, ...], width: float) -> tuple[int, ...]:
-    return tuple(max(1, round(count * width)) for count in channels)
 
 
 def draw_mask(

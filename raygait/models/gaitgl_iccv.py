@@ -59,6 +59,7 @@ from raygait.models.layers import (
     SeparateLinear,
     channels_last,
     check_frames,
+    scaled,
     temporal_max,
 )
 from raygait.models.output import Branch, GaitOutput
@@ -87,8 +88,8 @@ def casiab_plan(*, width: float = 1.0) -> Plan:
         Arguments for `GaitGLFixed(num_subjects, **plan)`.
     """
     return Plan(
-        stem_channels=_scaled((32,), width),
-        channels=_scaled((64, 128, 128), width),
+        stem_channels=scaled((32,), width),
+        channels=scaled((64, 128, 128), width),
         pool_after_layer=1,
         num_strips=8,
     )
@@ -104,15 +105,11 @@ def large_plan(*, width: float = 1.0) -> Plan:
         Arguments for `GaitGLFixed(num_subjects, **plan)`.
     """
     return Plan(
-        stem_channels=_scaled((32, 32), width),
-        channels=_scaled((64, 64, 128, 128, 256, 256), width),
+        stem_channels=scaled((32, 32), width),
+        channels=scaled((64, 64, 128, 128, 256, 256), width),
         pool_after_layer=2,
         num_strips=2,
     )
-
-
-def _scaled(channels: tuple[int, ...], width: float) -> tuple[int, ...]:
-    return tuple(max(1, round(count * width)) for count in channels)
 
 
 class Stem(nn.Module):

@@ -20,6 +20,17 @@ _SHORTEST_IN_TRAINING = 1e-3
 SpatialMapping = Literal["gem", "max", "avg", "both"]
 
 
+def scaled(channels: tuple[int, ...], width: float, *, least: int = 1) -> tuple[int, ...]:
+    """Numbers of channels of a network that is narrower or wider than the paper's.
+
+    Args:
+        channels: The paper's.
+        width: Factor on each.
+        least: No number becomes smaller.
+    """
+    return tuple(max(least, round(count * width)) for count in channels)
+
+
 def channels_last(frames: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c t h w"]:
     """Store the channels of a pixel side by side, on the CPU.
 

@@ -79,11 +79,15 @@ from raygait.models.layers import (
     SeparateLinear,
     channels_last,
     check_frames,
+    scaled,
     temporal_max,
 )
 from raygait.models.output import Branch, GaitOutput
 
 Embedding = Literal["before_norm", "after_norm"]
+
+
+_CHANNELS = (64, 128, 256, 512)
 
 
 class Plan(TypedDict):
@@ -102,7 +106,7 @@ def casiab_plan(*, width: float = 1.0) -> Plan:
     Returns:
         Arguments for `LGDiffGait(num_subjects, **plan)`.
     """
-    return Plan(channels=_scaled(width), num_blocks=(1, 1, 1, 1))
+    return Plan(channels=scaled(_CHANNELS, width), num_blocks=(1, 1, 1, 1))
 
 
 def large_plan(*, width: float = 1.0) -> Plan:
@@ -114,11 +118,7 @@ def large_plan(*, width: float = 1.0) -> Plan:
     Returns:
         Arguments for `LGDiffGait(num_subjects, **plan)`.
     """
-    return Plan(channels=_scaled(width), num_blocks=(1, 3, 2, 1))
-
-
-def _scaled(width: float) -> tuple[int, ...]:
-    return tuple(max(1, round(count * width)) for count in (64, 128, 256, 512))
+    return Plan(channels=scaled(_CHANNELS, width), num_blocks=(1, 3, 2, 1))
 
 
 def local_difference(features: Float[Tensor, "n c t h w"]) -> Float[Tensor, "n c t h w"]:

@@ -93,7 +93,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from raygait.models.layers import Convolution3d, SeparateLinear, channels_last, check_frames
+from raygait.models.layers import (
+    Convolution3d,
+    SeparateLinear,
+    channels_last,
+    check_frames,
+    scaled,
+)
 from raygait.models.output import Branch, GaitOutput
 
 HorizontalMapping = Literal["cat", "sum"]
@@ -136,7 +142,7 @@ def large_plan(*, width: float = 1.0) -> Plan:
 
 
 def _scaled(channels: tuple[int, int, int, int], width: float) -> Plan:
-    a, b, c, d = (max(1, round(count * width)) for count in channels)
+    a, b, c, d = scaled(channels, width)
     return Plan(channels=(a, b, c, d))
 
 

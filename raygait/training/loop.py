@@ -76,6 +76,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     frozen = frozen_groups(recipe)
     freeze(network, frozen)
     trained = runnable(network)
+    accepted = accepted_inputs(trained)
     if context.get_world_size() > 1:
         trained = DistributedDataParallel(
             trained, device_ids=[device] if device.type == "cuda" else None
@@ -90,7 +91,6 @@ def train_worker(settings: dict[str, Any]) -> None:
             )
 
     criterion = BatchLoss(recipe)
-    accepted = accepted_inputs(runnable(network))
     origin = {"shards": str(shards), "shards_digest": reader.digest(shards)}
     history: list[dict[str, float]] = []
     network.train()

@@ -2,7 +2,6 @@ import inspect
 import itertools
 import json
 import math
-from collections.abc import Iterator
 from typing import Any, get_type_hints
 
 import docstring_parser
@@ -19,16 +18,6 @@ from raygait.models.deepgaitv2 import (
     ResidualBlock3d,
 )
 from raygait.models.gaitbase import GaitBase
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads on a busy machine wait for each other ten times longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
 
 MODES = ["2d", "3d", "p3d"]
 

@@ -2,7 +2,6 @@ import inspect
 import itertools
 import json
 import math
-from collections.abc import Iterator
 from typing import Any, get_type_hints
 
 import docstring_parser
@@ -14,15 +13,6 @@ from raygait.errors import ModelInputError
 from raygait.losses.identity import IdentityLoss
 from raygait.losses.triplet import TripletLoss
 from raygait.models.gaitbase import GaitBase
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads on a busy machine wait for each other ten times longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def small(num_subjects: int = 5, **switches: Any) -> GaitBase:

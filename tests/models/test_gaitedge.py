@@ -4,7 +4,6 @@ import inspect
 import itertools
 import json
 import math
-from collections.abc import Iterator
 from typing import Any, get_type_hints
 
 import cv2
@@ -33,16 +32,6 @@ from raygait.models.gaitgl import GaitGL
 from raygait.models.output import Branch, GaitOutput
 from raygait.synthetic.walkers import Walker, render
 from raygait.video.alignment import align
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads on a busy machine wait for each other ten times longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
 
 CONVENTIONS = ["paper", "release"]
 

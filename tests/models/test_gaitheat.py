@@ -2,7 +2,6 @@ import inspect
 import itertools
 import json
 import math
-from collections.abc import Iterator
 from typing import Any, get_type_hints
 
 import docstring_parser
@@ -27,16 +26,6 @@ from raygait.models.gaitheat import (
     transform,
 )
 from raygait.models.output import GaitOutput
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads on a busy machine wait for each other ten times longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
 
 SHOULDERS, HIPS = [5, 6], [11, 12]
 BRANCHES = ["global", "local", "fusion"]

@@ -1,7 +1,6 @@
 import inspect
 import itertools
 import json
-from collections.abc import Iterator
 from typing import Any, get_type_hints
 
 import docstring_parser
@@ -19,15 +18,6 @@ from raygait.models.gaitpart import (
     casiab_plan,
     large_plan,
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads on a busy machine wait for each other ten times longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def small(num_subjects: int = 5, **switches: Any) -> GaitPart:

@@ -162,11 +162,39 @@ with ray_session.start(num_cpus=4):
 """
 
 
+def _two_phases() -> Recipe:
+    small = {
+        "model.channels": [4, 8, 8, 8],
+        "model.gsfe_layers": [1, 1],
+        "model.gsfe_width": 16,
+        "model.gsfe_heads": 2,
+        "model.embedding_dim": 8,
+        "data.split": "first:4",
+        "checkpoint_every_steps": 2,
+    }
+    for prefix in ("", "before.a."):
+        small |= {
+            f"{prefix}clip.num_frames": 6,
+            f"{prefix}batch.num_subjects": 4,
+            f"{prefix}batch.num_sequences": 2,
+            f"{prefix}num_steps": 20,
+            f"{prefix}optim.milestones": [],
+        }
+    return with_overrides(named.recipe("lmgcs-casiab-lt"), small)
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "kill_after_step"),
+    [
+        pytest.param(_recipe(num_steps=40), 7, id="one phase"),
+        pytest.param(_two_phases(), 7, id="first of two phases"),
+        pytest.param(_two_phases(), 27, id="last of two phases"),
+    ],
+)
 def test_a_driver_killed_in_the_middle_and_started_again_ends_with_the_same_weights(
-    walker_shards: Path, tmp_path: Path
+    walker_shards: Path, tmp_path: Path, recipe: Recipe, kill_after_step: int
 ) -> None:
-    recipe = _recipe(num_steps=40)
     command = [sys.executable, "-c", _DRIVER, json.dumps(recipe.to_dict()), str(walker_shards)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
@@ -188,11 +216,12 @@ def test_a_driver_killed_in_the_middle_and_started_again_ends_with_the_same_weig
                 process.wait()
 
     run(tmp_path / "undisturbed")
-    run(tmp_path / "killed", kill_after_step=7)
+    run(tmp_path / "killed", kill_after_step=kill_after_step)
     run(tmp_path / "killed")
     ends = []
     for name in ("undisturbed", "killed"):
         folder = tmp_path / name / "run"
         assert [p["step"] for p in read_history(folder / "history.jsonl")] == list(range(1, 41))
-        ends.append(safetensors.torch.load_file(folder / "checkpoint-00000040/model.safetensors"))
+        last = folder / f"checkpoint-{recipe.num_steps:08d}"
+        ends.append(safetensors.torch.load_file(last / "model.safetensors"))
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
