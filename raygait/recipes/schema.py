@@ -137,6 +137,9 @@ class BatchOptions(_Frozen):
     """P: subjects in a batch. More subjects make harder negatives and a larger batch."""
     num_sequences: Annotated[int, Field(gt=1)] = 16
     """K: sequences of each subject. More sequences make harder positives and a larger batch."""
+    synchronise_norms: bool = True
+    """Batch norms see the whole batch, not a worker's share: another number of workers computes
+    the same."""
 
 
 class LossOptions(_Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -30,6 +31,13 @@ class _GatherWithGradient(torch.autograd.Function):
         return summed[first : first + ctx.num_local]
 
 
+def num_workers() -> int:
+    """Workers of this run; 1 without a process group."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return 1
+    return torch.distributed.get_world_size()
+
+
 def gather_with_gradient(local: Float[Tensor, "n ..."]) -> Float[Tensor, "m ..."]:
     """The global batch's tensors on every worker, in rank order, differentiable.
 
@@ -40,7 +48,7 @@ def gather_with_gradient(local: Float[Tensor, "n ..."]) -> Float[Tensor, "m ..."
     Args:
         local: This worker's share; equally long on all workers.
     """
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+    if num_workers() == 1:
         return local
     gathered: Tensor = _GatherWithGradient.apply(local)  # type: ignore[no-untyped-call]
     return gathered
@@ -48,8 +56,27 @@ def gather_with_gradient(local: Float[Tensor, "n ..."]) -> Float[Tensor, "m ..."
 
 def gather(local: Tensor) -> Tensor:
     """The global batch's tensors on every worker, in rank order, without gradient."""
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+    if num_workers() == 1:
         return local
-    gathered = [torch.empty_like(local) for _ in range(torch.distributed.get_world_size())]
+    gathered = [torch.empty_like(local) for _ in range(num_workers())]
     torch.distributed.all_gather(gathered, local.contiguous())
     return torch.cat(gathered)
+
+
+def sum_over_workers(local: Tensor) -> Tensor:
+    """The sum of all workers' tensors, the same bits on each of them, without gradient."""
+    if num_workers() == 1:
+        return local
+    total = local.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total
+
+
+def mean_over_workers(local: Mapping[str, Tensor]) -> dict[str, float]:
+    """Numbers of the global batch from those of equal shares.
+
+    Args:
+        local: Means over this worker's share; of the same names on all workers.
+    """
+    means = sum_over_workers(torch.stack([value.double() for value in local.values()]))
+    return dict(zip(local, (means / num_workers()).tolist(), strict=True))

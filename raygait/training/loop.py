@@ -31,8 +31,14 @@ from raygait.models import GaitOutput
 from raygait.recipes.schema import Recipe, build_model, from_dict
 from raygait.shards import reader
 from raygait.training.checkpoint import load_checkpoint, save_checkpoint
-from raygait.training.distributed import gather, gather_with_gradient
+from raygait.training.distributed import (
+    gather,
+    gather_with_gradient,
+    mean_over_workers,
+    num_workers,
+)
 from raygait.training.phases import freeze, frozen_groups, group_of, load_earlier, runnable
+from raygait.training.synchronised_norm import synchronise_norms
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -77,10 +83,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     freeze(network, frozen)
     trained = runnable(network)
     accepted = accepted_inputs(trained)
-    if context.get_world_size() > 1:
-        trained = DistributedDataParallel(
-            trained, device_ids=[device] if device.type == "cuda" else None
-        )
+    trained = shared(trained, recipe, device)
     optimiser = make_optimiser(recipe, network)
     scheduler = make_scheduler(recipe, optimiser)
     first_step = 0
@@ -153,9 +156,8 @@ class BatchLoss:
     """The losses of a recipe, over the global batch.
 
     Triplets are formed over the clips of all workers, so that a batch split over more workers has
-    the same triplets; the other losses are means over clips, which DDP's averaging keeps. What is
-    recorded of those is this worker's share. Batch norms see a worker's share only, so another
-    number of workers computes the same batches, not bit by bit the same run.
+    the same triplets; the other losses are means over this worker's clips, which DDP's averaging
+    and `mean_over_workers` make means over all.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -268,7 +270,7 @@ def train_step(
     output = trained(inputs["frames"], **only_accepted(inputs, accepted))
     labels = batch.labels.to(device, non_blocking=True)
     loss, measured = criterion(output, labels, inputs.get("masks"))
-    values = {name: float(value) for name, value in measured.items()}
+    values = mean_over_workers(measured)
     if not math.isfinite(values["loss"]):
         parts = ", ".join(f"{name} {value}" for name, value in values.items() if "_loss" in name)
         raise TrainingError(
@@ -293,6 +295,26 @@ def train_step(
     values["gradient_norm"] = gradient_norm
     optimiser.step()
     return values
+
+
+def shared(network: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
+    """The network as each of a run's workers trains it, on its share of the batch.
+
+    Args:
+        network: In place on `device`, equal on all workers.
+        recipe: Says whether its batch norms see the whole batch.
+        device: This worker's.
+    """
+    if recipe.batch.synchronise_norms:
+        synchronise_norms(network)
+    if num_workers() == 1:
+        return network
+    return DistributedDataParallel(
+        network,
+        device_ids=[device] if device.type == "cuda" else None,
+        # Synchronised norms have the same statistics on all workers.
+        forward_sync_buffers=not recipe.batch.synchronise_norms,
+    )
 
 
 def draw_masks(network: nn.Module, seed: int, step: int) -> None:
