@@ -38,11 +38,13 @@ class Batch(NamedTuple):
             says. Where there are joints there is also `align_draws` [n, t]: a number in 0..1 for
             every frame, for a network that aligns some frames at random.
         labels: Class of each clip, its subject's place in the sorted training subjects.
+        sequence_ids: Sequence that each clip is cut from, as the shards call it.
     """
 
     step: int
     inputs: dict[str, Tensor]
     labels: Int64[Tensor, " n"]
+    sequence_ids: tuple[str, ...] = ()
 
 
 class ClipLoader:
@@ -135,7 +137,8 @@ class ClipLoader:
         # In bytes until all are together: floats take four times the memory.
         stacked = {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
         inputs = {name: torch.from_numpy(values) for name, values in to_floats(stacked).items()}
-        return Batch(step, inputs, torch.tensor(labels, dtype=torch.int64))
+        ids = tuple(self._cache.sequence_ids[self._rows[drawn[place]]] for place in self._positions)
+        return Batch(step, inputs, torch.tensor(labels, dtype=torch.int64), ids)
 
     def batches(self, first_step: int, num_steps: int) -> Iterator[Batch]:
         """Batches `first_step` .. `num_steps - 1`; the next one is made while one is used."""

@@ -14,7 +14,7 @@ from numpy import ndarray
 
 # What a random stream is for. Part of its key, so that streams of one step never coincide.
 BATCH_STREAM, CLIP_STREAM, MASK_STREAM, ALIGN_STREAM = 1, 2, 3, 4
-AUGMENT_STREAM, SHIFT_STREAM, LENGTH_STREAM = 5, 6, 7
+AUGMENT_STREAM, SHIFT_STREAM, LENGTH_STREAM, NETWORK_STREAM = 5, 6, 7, 8
 
 
 def step_generator(seed: int, stream: int, step: int, position: int = 0) -> np.random.Generator:

@@ -369,7 +369,7 @@ def run_clip(model: Any, num_frames: int) -> Clip:
 
         def leave(_module: nn.Module, _inputs: Any, output: Any, name: str = name) -> None:
             spent[name] += counter.get_total_flops()
-            shapes[name] = tuple(tuple(tensor.shape) for tensor in _tensors(output))
+            shapes[name] = tuple(tuple(tensor.shape) for tensor in tensors_in(output))
 
         stage.register_forward_pre_hook(enter)
         stage.register_forward_hook(leave)
@@ -473,7 +473,7 @@ def frames_seen(model: Any) -> dict[str, FramesSeen]:
     for name, stage in model.named_stages().items():
 
         def leave(_module: nn.Module, _inputs: Any, output: Any, name: str = name) -> None:
-            results[name] = next(_tensors(output))
+            results[name] = next(tensors_in(output))
 
         stage.register_forward_hook(leave)
     short, long = (max(num_frames, 2 * model.min_frames) for num_frames in _NUM_FRAMES_TRIED)
@@ -523,16 +523,16 @@ def _reached(result: Tensor, frames: Tensor) -> list[int]:
     return [int(index) for index in touched.nonzero()]
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
+def tensors_in(output: Any) -> Iterator[Tensor]:
     """The tensors in what a module returns, whatever holds them."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):
         for item in output.values():
-            yield from _tensors(item)
+            yield from tensors_in(item)
     elif isinstance(output, Sequence) and not isinstance(output, str):
         for item in output:
-            yield from _tensors(item)
+            yield from tensors_in(item)
 
 
 def printed_for(

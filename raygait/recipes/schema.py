@@ -140,6 +140,10 @@ class BatchOptions(_Frozen):
     synchronise_norms: bool = True
     """Batch norms see the whole batch, not a worker's share: another number of workers computes
     the same."""
+    num_clips_at_once: Annotated[int, Field(gt=1)] | None = None
+    """Most clips that a worker runs through the network at once; a larger share is computed in
+    pieces, for one more forward pass and the memory of one piece. The step is the same, but for
+    batch norms, which then normalise each piece by itself. If left out, the share runs at once."""
 
 
 class LossOptions(_Frozen):
@@ -163,6 +167,9 @@ class LossOptions(_Frozen):
     """Branches of the network that count, by name; all of them if empty."""
     segmentation_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the cross-entropy of the masks, for a network that segments; 0 leaves it out."""
+    stop_above: Annotated[float, Field(gt=0)] = 1e6
+    """A loss above this has exploded and ends the run, as one that is no number does. Those of the
+    recipes here begin at 0.2 to 15, on four random clips and with 74 subjects."""
 
 
 class OptimOptions(_Frozen):
@@ -186,6 +193,9 @@ class OptimOptions(_Frozen):
     group_factors: dict[Annotated[str, Field(pattern=_NAME)], Annotated[float, Field(ge=0)]] = {}
     """Factor on the learning rate of a group of the model's parameters, by its name; a group with
     factor 0 is frozen: its weights and the statistics of its norms stay as they are."""
+    max_gradient_norm: Annotated[float, Field(gt=0)] | None = None
+    """Gradients whose norm, of all parameters together, is larger are scaled down to it. If left
+    out, they are taken as they are."""
 
 
 class PhaseOptions(_Frozen):
@@ -226,6 +236,10 @@ class Recipe(_Frozen):
     """Phases that train before, in this order, by name. The recipe itself is the last phase."""
     checkpoint_every_steps: Annotated[int, Field(gt=0)] = 1000
     """Steps between checkpoints; the last step always leaves one."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of what the network computes: float32, or half of it; weights, losses and
+    distances are float32 in all. `auto`: `bf16` on a GPU that has it, `fp16` on one that has not,
+    `fp32` on the CPU. It is the same in all phases."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the initial weights, the batches, the clips and the masks."""
 

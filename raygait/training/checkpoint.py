@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,6 +34,7 @@ def save_checkpoint(
     *,
     step: int,
     origin: Mapping[str, str],
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write everything a run needs to go on as if it had not stopped.
 
@@ -45,10 +47,15 @@ def save_checkpoint(
         subjects: Training subjects in class order.
         step: Steps done.
         origin: Where the data came from.
+        extra: Anything else that the run needs to go on: plain values and tensors.
     """
     save_model(folder, network, recipe, subjects, step=step, origin=origin)
     torch.save(
-        {"optimiser": optimiser.state_dict(), "scheduler": scheduler.state_dict()},
+        {
+            "optimiser": optimiser.state_dict(),
+            "scheduler": scheduler.state_dict(),
+            "extra": dict(extra or {}),
+        },
         folder / _TRAINING,
     )
 
@@ -60,8 +67,19 @@ def load_checkpoint(
     scheduler: LRScheduler,
     recipe: Recipe,
     subjects: Sequence[str],
+    *,
+    extra: dict[str, Any] | None = None,
 ) -> int:
     """Put a checkpoint's state into a run that has just been built.
+
+    Args:
+        folder: Of the checkpoint.
+        network: Gets the weights.
+        optimiser: Gets its state.
+        scheduler: Gets its state.
+        recipe: What this run follows.
+        subjects: Its training subjects in class order.
+        extra: Gets what `save_checkpoint` was given as such.
 
     Returns:
         The number of steps done, which is the next step to do.
@@ -73,6 +91,7 @@ def load_checkpoint(
         saved = load_model(folder)
         state = torch.load(folder / _TRAINING, weights_only=True, map_location="cpu")
         optimiser_state, scheduler_state = state["optimiser"], state["scheduler"]
+        extra_state = dict(state.get("extra", {}))
     except Exception as error:  # torch's unpickler raises whatever damaged bytes lead it to
         raise TrainingError(f"{folder}: cannot continue from this checkpoint: {error!r}") from error
     if not same_run(saved.recipe, recipe):
@@ -88,6 +107,8 @@ def load_checkpoint(
     load_weights(network, saved.network.state_dict(), where=str(folder))
     optimiser.load_state_dict(optimiser_state)
     scheduler.load_state_dict(scheduler_state)
+    if extra is not None:
+        extra.update(extra_state)
     return saved.step
 
 
