@@ -58,17 +58,25 @@ class Run:
         self.log_history([{"step": step, **values}])
 
     def log_history(self, points: Sequence[Mapping[str, float]]) -> None:
-        """Record many steps in few calls; each point has a `step` and its metrics."""
+        """Record many steps in few calls; each point has a `step` and its metrics.
+
+        A call takes whole points: whoever is killed between two calls has not sent half a step.
+        """
         now_ms = int(time.time() * 1000)
-        metrics = [
-            Metric(name, float(value), now_ms, int(point["step"]))
-            for point in points
-            for name, value in point.items()
-            if name != "step"
-        ]
         client = self.client()
-        for start in range(0, len(metrics), _METRICS_A_CALL):
-            client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS_A_CALL])
+        batch: list[Metric] = []
+        for point in points:
+            metrics = [
+                Metric(name, float(value), now_ms, int(point["step"]))
+                for name, value in point.items()
+                if name != "step"
+            ]
+            if len(batch) + len(metrics) > _METRICS_A_CALL:
+                client.log_batch(self.run_id, metrics=batch)
+                batch = []
+            batch += metrics
+        if batch:
+            client.log_batch(self.run_id, metrics=batch)
 
     def last_step(self, metric: str) -> int:
         """The highest step that the server has of a metric; 0 for none."""

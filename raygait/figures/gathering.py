@@ -200,7 +200,7 @@ class _RunFiles:
         recipe: dict[str, object] = {}
         if history_path is not None:
             # Imported late: it pulls in Ray Train, which a page without a run need not wait for.
-            from raygait.training.launch import read_history
+            from raygait.training.record import read_history
 
             try:
                 history = _HISTORY.validate_python(read_history(history_path))

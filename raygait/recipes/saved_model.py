@@ -2,7 +2,8 @@
 
     <folder>/model.safetensors    weights, no code
     <folder>/recipe.json          the whole recipe, so architecture, input size and switches
-    <folder>/model.json           format version, training subjects in class order, versions, origin
+    <folder>/model.json           format version, training subjects in class order, versions,
+                                  origin; the SHA-256 of every other file, and its own
 
 Nothing in the folder is pickled, so a folder from a stranger can be read safely.
 """
@@ -10,6 +11,7 @@ Nothing in the folder is pickled, so a folder from a stranger can be read safely
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -149,6 +151,7 @@ def save_model(
     *,
     step: int,
     origin: Mapping[str, str] | None = None,
+    beside: Sequence[str] = (),
 ) -> None:
     """Write a network into a folder that `load_model` reads.
 
@@ -159,6 +162,8 @@ def save_model(
         subjects: Training subjects in class order.
         step: Optimiser steps it has seen.
         origin: Anything that says where it comes from.
+        beside: Names of files that are in the folder already and belong to it: their digests are
+            written down too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
@@ -169,7 +174,10 @@ def save_model(
         "step": step,
         "subjects": list(subjects),
         "origin": {"raygait": raygait.__version__, "torch": torch.__version__, **(origin or {})},
+        "files": {name: _sha256(folder / name) for name in (WEIGHTS, RECIPE, *beside)},
     }
+    description["sha256"] = _own_sha256(description)
+    # Last: without it the folder is no saved model, and with an old one the digests do not fit.
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
@@ -193,6 +201,7 @@ def load_model(folder: Path) -> SavedModel:
                 f"{FORMAT_VERSION}"
             )
         description = _Description.model_validate_json(text)
+        check_files(folder, only=(WEIGHTS, RECIPE))
         recipe = from_json((folder / RECIPE).read_text())
         weights = safetensors.torch.load_file(str(folder / WEIGHTS))
     except (OSError, ValueError, RecipeError, safetensors.SafetensorError) as error:
@@ -206,6 +215,53 @@ def load_model(folder: Path) -> SavedModel:
         step=description.step,
         origin=description.origin,
     )
+
+
+def check_files(folder: Path, *, only: Sequence[str] | None = None) -> Mapping[str, str]:
+    """Compare the files of a saved model with the digests in its description.
+
+    A description without digests, as the first raygait wrote it, is not complained of.
+
+    Args:
+        folder: As `save_model` wrote it.
+        only: Names of the files to look at; all that the description names if left out.
+
+    Returns:
+        File name -> SHA-256, as the description has it.
+
+    Raises:
+        RegistryError: The description or a file is damaged or missing; the message says which.
+    """
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text())
+        files: dict[str, str] = description.get("files", {})
+        own = description.pop("sha256", "")
+        if own and own != _own_sha256(description):
+            raise RegistryError(f"{folder}: {DESCRIPTION} is damaged: it is not what was written")
+        for name, expected in files.items():
+            if only is not None and name not in only:
+                continue
+            found = _sha256(folder / name)
+            if found != expected:
+                size = (folder / name).stat().st_size
+                raise RegistryError(
+                    f"{folder}: {name} is damaged: {size} bytes of sha256 {found[:12]}, written "
+                    f"was {expected[:12]}"
+                )
+    except OSError as error:
+        raise RegistryError(f"{folder}: not a saved model: {error}") from error
+    except (ValueError, AttributeError) as error:
+        raise RegistryError(f"{folder}: not a saved model: {DESCRIPTION}: {error}") from error
+    return files
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _own_sha256(description: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 class _Version(pydantic.BaseModel):

@@ -240,6 +240,18 @@ class Recipe(_Frozen):
     """Number format of what the network computes: float32, or half of it; weights, losses and
     distances are float32 in all. `auto`: `bf16` on a GPU that has it, `fp16` on one that has not,
     `fp32` on the CPU. It is the same in all phases."""
+    keep_every_steps: Annotated[int, Field(ge=0)] = 0
+    """Checkpoints of each so many steps are kept for good, beside the newest two and the best; 0
+    keeps no others."""
+    evaluate_every_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps between evaluations by the protocol while training goes on, the last step included; 0
+    evaluates nothing. Phases before the last are not evaluated."""
+    best_metric: str = ""
+    """Probe set (`NM`) whose mean rank-1 says which checkpoint is the best; the mean over all if
+    empty. It is scored on the test subjects, so the best checkpoint's own score is optimistic."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """The run stops at the first evaluation that follows so many in a row without a better one; 0
+    never stops early."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the initial weights, the batches, the clips and the masks."""
 
@@ -249,6 +261,8 @@ class Recipe(_Frozen):
         for name in self.before:
             phase = self.phase(name)
             phase.data.check(phase.clip)
+        if self.patience and not self.evaluate_every_steps:
+            raise ValueError(f"patience ({self.patience}) needs evaluate_every_steps")
         return self
 
     def phase(self, name: str) -> Recipe:
@@ -286,6 +300,8 @@ class Recipe(_Frozen):
                 "optim": options.optim,
                 "num_steps": options.num_steps,
                 "before": {},
+                "evaluate_every_steps": 0,
+                "patience": 0,
             }
         )
 

@@ -1,85 +1,168 @@
-"""A checkpoint: a saved model and what the optimiser needs to go on from it.
+"""A checkpoint: a saved model and what a run needs to go on from it as if it had not stopped.
 
-    model.safetensors, recipe.json, model.json    as `recipes.saved_model` writes them
-    training.pt                                   optimiser and schedule, tensors and numbers only
+    <run>/checkpoint-00001000/
+        model.safetensors, recipe.json    as `recipes.saved_model` writes them
+        training.pt                       optimiser, schedule: tensors and numbers only
+        model.json                        description, with the digest of every file
+
+The folder gets its name when all of it is on disk: a process that is killed leaves a hidden folder
+or nothing. What disks do to it later is found by the digests, and an older checkpoint takes over.
+Ray Train's own book of checkpoints is not used: it is written in place, so a kill can leave half
+of it, and a checkpoint that a worker has finished counts only when the controller has looked.
 
 `training.pt` is read with `weights_only=True`: it can hold no code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from raygait.errors import TrainingError
-from raygait.recipes.saved_model import load_model, load_weights, save_model
+from raygait.errors import RegistryError, TrainingError
+from raygait.recipes.saved_model import check_files, load_model, load_weights, save_model
 from raygait.recipes.schema import Recipe
 
 _TRAINING = "training.pt"
+_NAME = re.compile(r"checkpoint-(\d{8})")
+_HIDDEN = ".checkpoint-"
+# Options that change nothing of what a run computes.
+_NOT_COMPUTED = ("name", "source", "keep_every_steps")
+# The newest and one to fall back to.
+_NUM_NEWEST = 2
+
+
+class Stateful(Protocol):
+    """What changes beside the weights while a run goes on: optimiser, schedule, scaler."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Go on from there."""
+
+
+@dataclass(frozen=True)
+class Newest:
+    """Where a run can go on.
+
+    Attributes:
+        path: The newest checkpoint that is as it was written; `None` if there is none at all.
+        damaged: What is wrong with each newer one.
+    """
+
+    path: Path | None
+    damaged: tuple[str, ...]
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Folder of the checkpoint of one step."""
+    return run / f"checkpoint-{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """Steps done at a checkpoint, by its name."""
+    match = _NAME.fullmatch(checkpoint.name)
+    assert match, f"{checkpoint} is not named as checkpoints are"
+    return int(match[1])
+
+
+def list_checkpoints(run: Path) -> dict[int, Path]:
+    """Step -> folder of every checkpoint that is there, oldest first, damaged or not."""
+    found = (path for path in run.glob("checkpoint-*") if _NAME.fullmatch(path.name))
+    return {step_of(path): path for path in sorted(found) if path.is_dir()}
+
+
+def newest_checkpoint(run: Path) -> Newest:
+    """The checkpoint to go on from: the newest whose files are what was written.
+
+    Raises:
+        TrainingError: There are checkpoints, and all of them are damaged.
+    """
+    damaged: list[str] = []
+    for path in reversed(list_checkpoints(run).values()):
+        fault = damage_of(path)
+        if not fault:
+            return Newest(path, tuple(damaged))
+        damaged.append(fault)
+    if damaged:
+        raise TrainingError(
+            f"{run}: every checkpoint is damaged: {'; '.join(damaged)}. Put one of these folders "
+            f"back from a copy, or delete them all to train from the start"
+        )
+    return Newest(None, ())
+
+
+def damage_of(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint's files; empty if they are what was written."""
+    try:
+        if _TRAINING not in check_files(checkpoint):
+            return f"{checkpoint}: no digest of {_TRAINING}"
+    except RegistryError as error:
+        return str(error)
+    return ""
 
 
 def save_checkpoint(
-    folder: Path,
+    run: Path,
     network: nn.Module,
-    optimiser: Optimizer,
-    scheduler: LRScheduler,
+    state: Mapping[str, Stateful],
     recipe: Recipe,
     subjects: Sequence[str],
     *,
     step: int,
     origin: Mapping[str, str],
-    extra: Mapping[str, Any] | None = None,
-) -> None:
+) -> Path:
     """Write everything a run needs to go on as if it had not stopped.
 
     Args:
-        folder: Where to; Ray Train moves it to the run's storage whole.
+        run: Folder of the run, or of one of its phases.
         network: The bare network.
-        optimiser: Its state goes along.
-        scheduler: Its state goes along.
+        state: What else changes in training, by name; `load_checkpoint` gets the same names.
         recipe: What the run follows.
         subjects: Training subjects in class order.
         step: Steps done.
         origin: Where the data came from.
-        extra: Anything else that the run needs to go on: plain values and tensors.
+
+    Returns:
+        The checkpoint's folder. A damaged one that had this name is replaced.
     """
-    save_model(folder, network, recipe, subjects, step=step, origin=origin)
-    torch.save(
-        {
-            "optimiser": optimiser.state_dict(),
-            "scheduler": scheduler.state_dict(),
-            "extra": dict(extra or {}),
-        },
-        folder / _TRAINING,
-    )
+    path = checkpoint_path(run, step)
+    hidden = run / f"{_HIDDEN}{step:08d}-{uuid.uuid4().hex[:8]}"
+    hidden.mkdir(parents=True)
+    torch.save({name: part.state_dict() for name, part in state.items()}, hidden / _TRAINING)
+    save_model(hidden, network, recipe, subjects, step=step, origin=origin, beside=[_TRAINING])
+    for written in (*hidden.iterdir(), hidden):
+        _sync(written)
+    remove_checkpoint(path)
+    hidden.rename(path)
+    _sync(run)
+    return path
 
 
 def load_checkpoint(
     folder: Path,
     network: nn.Module,
-    optimiser: Optimizer,
-    scheduler: LRScheduler,
+    state: Mapping[str, Stateful],
     recipe: Recipe,
     subjects: Sequence[str],
-    *,
-    extra: dict[str, Any] | None = None,
 ) -> int:
     """Put a checkpoint's state into a run that has just been built.
 
     Args:
-        folder: Of the checkpoint.
-        network: Gets the weights.
-        optimiser: Gets its state.
-        scheduler: Gets its state.
-        recipe: What this run follows.
-        subjects: Its training subjects in class order.
-        extra: Gets what `save_checkpoint` was given as such.
+        folder: The checkpoint.
+        network: The bare network.
+        state: As for `save_checkpoint`.
+        recipe: What the run follows.
+        subjects: Training subjects in class order.
 
     Returns:
         The number of steps done, which is the next step to do.
@@ -89,9 +172,8 @@ def load_checkpoint(
     """
     try:
         saved = load_model(folder)
-        state = torch.load(folder / _TRAINING, weights_only=True, map_location="cpu")
-        optimiser_state, scheduler_state = state["optimiser"], state["scheduler"]
-        extra_state = dict(state.get("extra", {}))
+        loaded = torch.load(folder / _TRAINING, weights_only=True, map_location="cpu")
+        states = {name: loaded[name] for name in state}
     except Exception as error:  # torch's unpickler raises whatever damaged bytes lead it to
         raise TrainingError(f"{folder}: cannot continue from this checkpoint: {error!r}") from error
     if not same_run(saved.recipe, recipe):
@@ -105,11 +187,48 @@ def load_checkpoint(
             f"{subjects[0]} to {subjects[-1]}"
         )
     load_weights(network, saved.network.state_dict(), where=str(folder))
-    optimiser.load_state_dict(optimiser_state)
-    scheduler.load_state_dict(scheduler_state)
-    if extra is not None:
-        extra.update(extra_state)
+    for name, part in state.items():
+        part.load_state_dict(states[name])
     return saved.step
+
+
+def prune_checkpoints(run: Path, *, keep_every_steps: int, keep: Collection[int] = ()) -> None:
+    """Delete checkpoints that nobody will ask for.
+
+    The newest two stay: one to go on from, one to fall back to.
+
+    Args:
+        run: Folder of the run, or of one of its phases.
+        keep_every_steps: Those of each so many steps stay for good; 0 for none.
+        keep: Steps whose checkpoints stay too.
+    """
+    checkpoints = list_checkpoints(run)
+    for step in list(checkpoints)[:-_NUM_NEWEST]:
+        if step not in keep and not (keep_every_steps and step % keep_every_steps == 0):
+            remove_checkpoint(checkpoints[step])
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Delete a checkpoint; whatever happens meanwhile, no part of it keeps its name."""
+    if path.exists():
+        hidden = path.parent / f".{path.name}-{uuid.uuid4().hex[:8]}"
+        path.rename(hidden)
+        shutil.rmtree(hidden)
+
+
+def remove_leftovers(run: Path) -> None:
+    """Delete what killed processes were writing or deleting."""
+    for leftover in run.glob(f"{_HIDDEN}*"):
+        shutil.rmtree(leftover)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def same_run(there: Recipe, here: Recipe) -> bool:
@@ -125,5 +244,5 @@ def differences(there: Recipe, here: Recipe) -> str:
     return "; ".join(
         f"{path}: {a.get(path)!r} there, {b.get(path)!r} here"
         for path in sorted(a.keys() | b.keys())
-        if a.get(path) != b.get(path) and path not in ("name", "source")
+        if a.get(path) != b.get(path) and path not in _NOT_COMPUTED
     )

@@ -1,7 +1,7 @@
 """The training loop as one worker runs it; `launch` starts one or many of them.
 
 Every worker maps the same frame cache, computes its share of the same global batch, and ends with
-the same weights. Rank 0 writes the checkpoints; all report, because a report is a barrier.
+the same weights. What happens between two steps is the keeper's.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 import resource
-import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -31,8 +30,7 @@ from raygait.losses.segmentation import SegmentationLoss
 from raygait.losses.triplet import TripletLoss
 from raygait.models import GaitOutput
 from raygait.recipes.schema import Recipe, build_model, from_dict
-from raygait.shards import reader
-from raygait.training.checkpoint import load_checkpoint, save_checkpoint
+from raygait.training.checkpoint import Stateful
 from raygait.training.distributed import (
     gather,
     gather_with_gradient,
@@ -41,19 +39,26 @@ from raygait.training.distributed import (
 )
 from raygait.training.failures import Failure, name_some, whats_wrong, write_failure
 from raygait.training.gradients import Piece, backward, pieces_of
+from raygait.training.keeper import Keeper
 from raygait.training.phases import freeze, frozen_groups, group_of, load_earlier, runnable
 from raygait.training.precision import Precision, choose_precision
 from raygait.training.synchronised_norm import synchronise_norms
+from raygait.training.transfer import start_from
+from raygait.training.workers import take_place
 
 
-def train_worker(settings: dict[str, Any]) -> None:
+def train_worker(settings: dict[str, Any]) -> str:
     """Train on one worker of a Ray Train run.
 
     Args:
         settings: Plain values, as they cross process borders: `recipe` (`Recipe.to_dict()`),
-            `shards` (folder), `num_threads` (of torch on CPU, and of the loader),
-            `report_every_steps`, `compile_network`, `failures` (folder for steps that fail); of a
-            run of phases also `part`, `steps_before` and `earlier`, see `phases`.
+            `shards` (folder), `num_threads` (of torch on CPU, and of the loader), `part` and
+            `earlier` (`phases.load_earlier`), `start` (a model's folder, or empty),
+            `compile_network`, `failures` (folder for steps that fail), and what `keeper.Keeper`
+            takes.
+
+    Returns:
+        Name of the last checkpoint; empty from a worker that stood by.
 
     Raises:
         TrainingError: The loss is no longer finite, or a checkpoint does not fit the recipe.
@@ -65,7 +70,9 @@ def train_worker(settings: dict[str, Any]) -> None:
     recipe = from_dict(settings["recipe"])
     shards = Path(settings["shards"])
     torch.set_num_threads(int(settings["num_threads"]))
-    context = ray.train.get_context()
+    place = take_place(recipe.batch.num_subjects * recipe.batch.num_sequences)
+    if place is None:
+        return ""
     device = ray.train.torch.get_device()
 
     cache = open_cache(shards, modality=recipe.data.modality)
@@ -74,16 +81,24 @@ def train_worker(settings: dict[str, Any]) -> None:
         recipe,
         cache,
         subjects,
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
+        rank=place.rank,
+        world_size=place.world_size,
         num_threads=int(settings["num_threads"]),
     )
     torch.manual_seed(recipe.seed)
     network = build_model(recipe, len(subjects))
-    resumed = ray.train.get_checkpoint()
-    if resumed is None:
-        earlier = [(part, Path(folder)) for part, folder in settings["earlier"]]
-        load_earlier(network, settings["part"], earlier)
+    if settings["start"]:
+        start_from(
+            network,
+            recipe,
+            subjects,
+            Path(settings["start"]),
+            part=settings["part"],
+            dataset=settings["origin"]["dataset"],
+        )
+    load_earlier(
+        network, settings["part"], [(part, Path(folder)) for part, folder in settings["earlier"]]
+    )
     network.to(device)
     frozen = frozen_groups(recipe)
     freeze(network, frozen)
@@ -93,17 +108,13 @@ def train_worker(settings: dict[str, Any]) -> None:
     optimiser = make_optimiser(recipe, network)
     scheduler = make_scheduler(recipe, optimiser)
     precision = choose_precision(recipe.precision, device)
-    first_step = 0
-    if resumed is not None:
-        extra: dict[str, Any] = {}
-        with resumed.as_directory() as folder:
-            first_step = load_checkpoint(
-                Path(folder), network, optimiser, scheduler, recipe, subjects, extra=extra
-            )
-        precision.load_state_dict(extra.get("precision", {}))
-
+    state: dict[str, Stateful] = {
+        "optimiser": optimiser,
+        "scheduler": scheduler,
+        "precision": precision,
+    }
+    keeper = Keeper(settings, recipe, subjects, place, network, state)
     criterion = BatchLoss(recipe)
-    origin = {"shards": str(shards), "shards_digest": reader.digest(shards)}
 
     def keep_failure(step: int, values: Mapping[str, float], wrong: str) -> str:
         """Keep what computes a step again and say how; every worker can make the global batch."""
@@ -116,17 +127,16 @@ def train_worker(settings: dict[str, Any]) -> None:
             whole.batch(step),
             values,
             wrong,
-            world_size=context.get_world_size(),
+            world_size=place.world_size,
             precision=precision,
             device=device,
-            origin=origin,
+            origin=settings["origin"],
         )
 
-    history: list[dict[str, float]] = []
     network.train()
     freeze(network, frozen)
     waiting_since = last_ended = time.perf_counter()
-    for batch in loader.batches(first_step, recipe.num_steps):
+    for batch in loader.batches(keeper.first_step, keeper.end_step):
         started = time.perf_counter()
         learning_rate = float(scheduler.get_last_lr()[0])
         measured = train_step(
@@ -140,8 +150,8 @@ def train_worker(settings: dict[str, Any]) -> None:
             pieces=pieces_of(
                 len(batch.labels),
                 recipe.batch.num_clips_at_once,
-                rank=context.get_world_rank(),
-                world_size=context.get_world_size(),
+                rank=place.rank,
+                world_size=place.world_size,
             ),
             prepare=functools.partial(seed_draws, network, recipe.seed, batch.step),
             max_gradient_norm=recipe.optim.max_gradient_norm,
@@ -150,47 +160,23 @@ def train_worker(settings: dict[str, Any]) -> None:
         )
         scheduler.step()
         ended = time.perf_counter()
-        history.append(
+        is_over = keeper.after_step(
+            batch.step + 1,
             {
-                "step": settings["steps_before"] + batch.step + 1,
                 **measured,
                 "learning_rate": learning_rate,
                 "step_seconds": ended - started,
                 "wait_seconds": started - waiting_since,
-                # Of the wall clock: checkpoints and reports between two steps count.
+                # Of the wall clock: checkpoints between two steps count.
                 "steps_per_second": 1 / (ended - last_ended),
                 "peak_memory_mb": peak_memory_mb(device),
-            }
+            },
         )
         last_ended = ended
-        done = batch.step + 1
-        is_last = done == recipe.num_steps
-        if is_last or done % recipe.checkpoint_every_steps == 0:
-            with tempfile.TemporaryDirectory() as folder:
-                checkpoint = None
-                if context.get_world_rank() == 0:
-                    save_checkpoint(
-                        Path(folder),
-                        network,
-                        optimiser,
-                        scheduler,
-                        recipe,
-                        subjects,
-                        step=done,
-                        origin=origin,
-                        extra={"precision": precision.state_dict()},
-                    )
-                    checkpoint = ray.train.Checkpoint.from_directory(folder)
-                ray.train.report(
-                    {"step": done, "history": history},
-                    checkpoint=checkpoint,
-                    checkpoint_dir_name=f"checkpoint-{done:08d}",
-                )
-            history = []
-        elif done % int(settings["report_every_steps"]) == 0:
-            ray.train.report({"step": done, "history": history})
-            history = []
+        if is_over:
+            break
         waiting_since = time.perf_counter()
+    return keeper.finish()
 
 
 @runtime_checkable

@@ -81,7 +81,7 @@ class Precision:
             return
         if state["name"] != self.name:
             logger.warning("the run has computed in %s so far, now in %s", state["name"], self.name)
-        elif self._scaler is not None:
+        elif self._scaler is not None and state["scaler"]:
             self._scaler.load_state_dict(dict(state["scaler"]))
 
 

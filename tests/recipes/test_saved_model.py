@@ -11,7 +11,13 @@ from raygait.batches.inputs import INPUTS
 from raygait.errors import ModelInputError, RegistryError
 from raygait.models import Branch, GaitOutput
 from raygait.recipes import named
-from raygait.recipes.saved_model import SavedModel, initial_model, load_model, save_model
+from raygait.recipes.saved_model import (
+    SavedModel,
+    check_files,
+    initial_model,
+    load_model,
+    save_model,
+)
 from raygait.recipes.schema import with_overrides
 
 _SUBJECTS = ["001", "002", "003"]
@@ -82,6 +88,7 @@ def test_weights_of_another_shape_are_refused_by_name(saved) -> None:
     weights[name] = torch.zeros(3)
     weights["extra.weight"] = torch.zeros(1)
     safetensors.torch.save_file(weights, folder / "model.safetensors")
+    _forget_digests(folder)
     with pytest.raises(RegistryError, match=r"unknown extra\.weight") as caught:
         load_model(folder)
     assert name in str(caught.value)
@@ -113,8 +120,41 @@ def test_a_damaged_folder_is_an_error_that_names_it(saved, name: str, damage: st
         path.unlink()
     else:
         path.write_bytes(b"" if damage == "empty" else b"\x80\x04garbage")
-    with pytest.raises(RegistryError, match="not a saved model"):
+    with pytest.raises(RegistryError, match=f"not a saved model|{name} is damaged"):
         load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "recipe.json", "model.json", "extra.bin"])
+def test_one_flipped_bit_is_found_and_the_file_named(saved, name: str) -> None:
+    model, folder = saved
+    (folder / "extra.bin").write_bytes(b"belongs to it")
+    save_model(folder, model.network, model.recipe, _SUBJECTS, step=7, beside=["extra.bin"])
+    assert check_files(folder).keys() == {"model.safetensors", "recipe.json", "extra.bin"}
+    content = bytearray((folder / name).read_bytes())
+    # In the description: within a subject's name, which leaves valid JSON of another meaning.
+    content[content.rindex(b'"002"') + 3 if name == "model.json" else len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(RegistryError, match=f"{name} is damaged"):
+        check_files(folder)
+    if name == "extra.bin":
+        load_model(folder)  # not a part of the model
+    else:
+        with pytest.raises(RegistryError, match=f"{name} is damaged"):
+            load_model(folder)
+
+
+def test_a_description_without_digests_is_still_read(saved) -> None:
+    model, folder = saved
+    _forget_digests(folder)
+    assert check_files(folder) == {}
+    assert load_model(folder).step == model.step + 7
+
+
+def _forget_digests(folder: Path) -> None:
+    """As the first saved models were written."""
+    description = json.loads((folder / "model.json").read_text())
+    del description["files"], description["sha256"]
+    (folder / "model.json").write_text(json.dumps(description))
 
 
 class _Aligning(nn.Module):

@@ -5,11 +5,23 @@ import torch
 
 from raygait.errors import TrainingError
 from raygait.recipes import named
+from raygait.recipes.saved_model import load_model
 from raygait.recipes.schema import Recipe, build_model, with_overrides
-from raygait.training.checkpoint import load_checkpoint, same_run, save_checkpoint
+from raygait.training.checkpoint import (
+    checkpoint_path,
+    damage_of,
+    list_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    prune_checkpoints,
+    remove_leftovers,
+    same_run,
+    save_checkpoint,
+)
 from raygait.training.loop import make_optimiser, make_scheduler
 
 _SUBJECTS = ["001", "002"]
+_FILES = ["model.json", "model.safetensors", "recipe.json", "training.pt"]
 
 
 def _recipe(**changes) -> Recipe:
@@ -19,30 +31,43 @@ def _recipe(**changes) -> Recipe:
 def _parts(recipe: Recipe):
     network = build_model(recipe, 2)
     optimiser = make_optimiser(recipe, network)
-    return network, optimiser, make_scheduler(recipe, optimiser)
+    return network, {"optimiser": optimiser, "scheduler": make_scheduler(recipe, optimiser)}
+
+
+def _save(run: Path, *steps: int) -> None:
+    network, state = _parts(_recipe())
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for step in steps:
+        state["optimiser"].step()
+        state["scheduler"].step()
+        save_checkpoint(run, network, state, _recipe(), _SUBJECTS, step=step, origin={})
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    network, optimiser, scheduler = _parts(_recipe())
-    for parameter in network.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimiser.step()
-    scheduler.step()
-    save_checkpoint(
-        tmp_path, network, optimiser, scheduler, _recipe(), _SUBJECTS, step=1, origin={}
-    )
-    return tmp_path
+    _save(tmp_path, 1)
+    return tmp_path / "checkpoint-00000001"
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def test_weights_optimiser_and_schedule_come_back_bit_for_bit(folder: Path) -> None:
-    network, optimiser, scheduler = _parts(_recipe())
-    assert load_checkpoint(folder, network, optimiser, scheduler, _recipe(), _SUBJECTS) == 1
+    network, state = _parts(_recipe())
+    assert load_checkpoint(folder, network, state, _recipe(), _SUBJECTS) == 1
     saved = torch.load(folder / "training.pt", weights_only=True)
-    for number, state in optimiser.state_dict()["state"].items():
-        for name, value in state.items():
+    for number, values in state["optimiser"].state_dict()["state"].items():
+        for name, value in values.items():
             assert torch.equal(value, saved["optimiser"]["state"][number][name])
-    assert scheduler.state_dict()["last_epoch"] == 1
+    assert state["scheduler"].state_dict()["last_epoch"] == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x80\x04."], ids=["empty", "text", "pickle"])
@@ -68,6 +93,89 @@ def test_another_recipe_is_refused_but_another_citation_is_not(folder: Path) -> 
     with pytest.raises(TrainingError, match=r"optim\.learning_rate"):
         load_checkpoint(folder, *_parts(other), other, _SUBJECTS)
     assert same_run(_recipe(), _recipe(name="another", source="a corrected citation"))
+    assert same_run(_recipe(), _recipe(keep_every_steps=5))
+    assert not same_run(_recipe(), _recipe(evaluate_every_steps=5))
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, truncate, Path.unlink])
+@pytest.mark.parametrize("name", _FILES)
+def test_a_damaged_newest_checkpoint_makes_way_for_the_one_before_and_is_named(
+    tmp_path: Path, name: str, damage
+) -> None:
+    _save(tmp_path, 2, 4)
+    assert newest_checkpoint(tmp_path).path == tmp_path / "checkpoint-00000004"
+    damage(tmp_path / "checkpoint-00000004" / name)
+    newest = newest_checkpoint(tmp_path)
+    assert newest.path == tmp_path / "checkpoint-00000002"
+    (fault,) = newest.damaged
+    assert "checkpoint-00000004" in fault
+    assert name in fault
+
+
+def test_nothing_but_damaged_checkpoints_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    _save(tmp_path, 2, 4)
+    for path in list_checkpoints(tmp_path).values():
+        truncate(path / "training.pt")
+    with pytest.raises(TrainingError, match=r"every checkpoint is damaged.*from a copy, or delete"):
+        newest_checkpoint(tmp_path)
+
+
+def test_a_folder_without_checkpoints_is_where_a_run_begins(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path).path is None
+    assert newest_checkpoint(tmp_path / "not there").path is None
+
+
+def test_a_checkpoint_of_before_there_were_digests_is_not_trusted(folder: Path) -> None:
+    load = load_model(folder)
+    from raygait.recipes.saved_model import save_model
+
+    save_model(folder, load.network, load.recipe, load.subjects, step=1)
+    assert "no digest of training.pt" in damage_of(folder)
+
+
+def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
+    _save(tmp_path, 2)
+    truncate(tmp_path / "checkpoint-00000002" / "model.safetensors")
+    _save(tmp_path, 2)
+    assert newest_checkpoint(tmp_path).path == tmp_path / "checkpoint-00000002"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000002"]
+
+
+def test_a_process_killed_while_it_writes_leaves_no_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    from raygait.training import checkpoint
+
+    _save(tmp_path, 2)
+
+    def killed(*values: object, **named_values: object) -> None:
+        raise SystemExit
+
+    # Where most of the time goes: between the first file and the last.
+    monkeypatch.setattr(checkpoint, "save_model", killed)
+    with pytest.raises(SystemExit):
+        _save(tmp_path, 4)
+    assert list(list_checkpoints(tmp_path)) == [2]
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000002"]
+
+
+@pytest.mark.parametrize(
+    ("keep_every_steps", "keep", "left"),
+    [
+        pytest.param(0, (), [9, 10], id="newest two"),
+        pytest.param(4, (), [4, 8, 9, 10], id="every fourth"),
+        pytest.param(0, (3,), [3, 9, 10], id="the best"),
+        pytest.param(5, (9, 2), [2, 5, 9, 10], id="all reasons together"),
+    ],
+)
+def test_the_newest_two_those_of_every_so_many_steps_and_the_wanted_stay(
+    tmp_path: Path, keep_every_steps: int, keep: tuple[int, ...], left: list[int]
+) -> None:
+    for step in range(1, 11):
+        checkpoint_path(tmp_path, step).mkdir()
+    prune_checkpoints(tmp_path, keep_every_steps=keep_every_steps, keep=keep)
+    assert list(list_checkpoints(tmp_path)) == left
+    assert len(list(tmp_path.iterdir())) == len(left)
 
 
 def test_phases_in_another_order_are_another_run() -> None:

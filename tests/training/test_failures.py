@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from raygait.batches.loader import Batch
 from raygait.errors import TrainingError
+from raygait.losses.triplet import TripletLoss
 from raygait.recipes import named
 from raygait.recipes.schema import Recipe, build_model, with_overrides
 from raygait.training.failures import (
@@ -25,7 +26,7 @@ from raygait.training.failures import (
     write_failure,
 )
 from raygait.training.gradients import pieces_of
-from raygait.training.loop import BatchLoss, make_optimiser, seed_draws, train_step
+from raygait.training.loop import BatchLoss, make_optimiser, seed_draws, shared, train_step
 from raygait.training.precision import Precision, PrecisionName
 from raygait.training.replay import replay
 
@@ -42,7 +43,7 @@ def _recipe(**changes: Any) -> Recipe:
 
 def _network(recipe: Recipe) -> nn.Module:
     torch.manual_seed(0)
-    return build_model(recipe, 4).train()
+    return shared(build_model(recipe, 4).train(), recipe, CPU)
 
 
 def _batch() -> Batch:
@@ -239,8 +240,21 @@ def test_a_replay_computes_the_very_same_numbers(
         assert value == pytest.approx(values[name], rel=1e-5 if name == "gradient_norm" else 0)
 
 
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_a_replay_of_two_workers_normalises_all_clips_together(
+    tmp_path: Path, at_once: int | None
+) -> None:
+    recipe = _recipe(**{"batch.num_clips_at_once": at_once})
+    network = _network(recipe)
+    _kept(tmp_path / "two", recipe, network, {"loss": 1.0, "gradient_norm": 1.0}, world_size=2)
+    # Two workers, two clips each at once, are one worker of four.
+    recipe = _recipe(**{"batch.num_clips_at_once": at_once and 2 * at_once})
+    _kept(tmp_path / "one", recipe, network, {"loss": 1.0, "gradient_norm": 1.0})
+    assert replay(tmp_path / "two").values == replay(tmp_path / "one").values
+
+
 def test_a_replay_of_two_workers_normalises_each_ones_clips_by_themselves(tmp_path: Path) -> None:
-    recipe, batch = _recipe(), _batch()
+    recipe, batch = _recipe(**{"batch.synchronise_norms": False}), _batch()
     network = _network(recipe)
     _kept(tmp_path / "two", recipe, network, {"loss": 1.0, "gradient_norm": 1.0}, world_size=2)
     _kept(tmp_path / "one", recipe, network, {"loss": 1.0, "gradient_norm": 1.0})
@@ -251,8 +265,6 @@ def test_a_replay_of_two_workers_normalises_each_ones_clips_by_themselves(tmp_pa
         shares.append(worker(batch.inputs["frames"][rank::2]).branches["main"])
     features = torch.cat([share.triplet_features for share in shares])
     labels = torch.cat([batch.labels[rank::2] for rank in range(2)])
-    from raygait.losses.triplet import TripletLoss
-
     expected = TripletLoss(margin=recipe.loss.triplet_margin)(features, labels)
     together, alone = replay(tmp_path / "two").values, replay(tmp_path / "one").values
     assert together["triplet_loss"] == pytest.approx(float(expected.loss.detach()), rel=1e-6)

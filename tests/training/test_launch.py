@@ -14,8 +14,9 @@ from raygait.errors import ClusterTooSmall, RaygaitError, TrainingError
 from raygait.recipes import named
 from raygait.recipes.saved_model import load_model
 from raygait.recipes.schema import Recipe, with_overrides
-from raygait.training.launch import cut_torn_line, read_history, train
+from raygait.training.launch import read_history, train
 from raygait.training.loop import make_optimiser, make_scheduler
+from raygait.training.record import cut_torn_line
 
 pytestmark = pytest.mark.ray
 

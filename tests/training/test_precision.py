@@ -193,34 +193,16 @@ def test_the_scale_of_the_losses_goes_on_where_a_checkpoint_left_it(tmp_path: Pa
     start = {**precision.state_dict()["scaler"], "scale": 2.0**22, "growth_interval": 3}
     precision.load_state_dict({"name": "fp16", "scaler": start})
     run((network, optimiser, scheduler, precision), 0, 3)
-    save_checkpoint(
-        tmp_path,
-        network,
-        optimiser,
-        scheduler,
-        recipe,
-        ["a", "b", "c", "d"],
-        step=3,
-        origin={},
-        extra={"precision": precision.state_dict()},
-    )
+    state = {"optimiser": optimiser, "scheduler": scheduler, "precision": precision}
+    subjects = ["a", "b", "c", "d"]
+    saved = save_checkpoint(tmp_path, network, state, recipe, subjects, step=3, origin={})
     whole = run((network, optimiser, scheduler, precision), 3, 7)
 
-    other = _network(_recipe(seed=1))
+    other, resumed = _network(_recipe(seed=1)), Precision("fp16")
     other_optimiser = make_optimiser(recipe, other)
     other_scheduler = make_scheduler(recipe, other_optimiser)
-    extra: dict[str, Any] = {}
-    done = load_checkpoint(
-        tmp_path,
-        other,
-        other_optimiser,
-        other_scheduler,
-        recipe,
-        ["a", "b", "c", "d"],
-        extra=extra,
-    )
-    resumed = Precision("fp16")
-    resumed.load_state_dict(extra["precision"])
+    state = {"optimiser": other_optimiser, "scheduler": other_scheduler, "precision": resumed}
+    done = load_checkpoint(saved, other, state, recipe, subjects)
     parts = (other.train(), other_optimiser, other_scheduler, resumed)
     assert run(parts, done, 7) == whole
     assert len({values["loss_scale"] for values in whole}) > 1  # it has moved in the meantime

@@ -1,0 +1,148 @@
+"""What the command that trains does while workers train: log their progress, feed MLflow.
+
+Both read the record that rank 0 writes. MLflow may be slow, or away for hours: it holds nobody up,
+and gets what it has missed when it is back, or from the next command of the same name.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from raygait.experiments.tracking import Run
+from raygait.training.record import EVALUATIONS, EVENTS, HISTORY
+from raygait.training.validation import METRIC, scores_of
+
+logger = logging.getLogger(__name__)
+# What a line of progress says, of what the run has.
+_SHOWN = ("loss", "triplet_loss", "identity_loss", "segmentation_loss", "accuracy", "mask_iou")
+# MLflow's client tries a server that does not answer for minutes before it gives up.
+_LAST_WORDS_S = 60.0
+
+
+@contextmanager
+def watched(folder: Path, run: Run | None, num_steps: int, every_s: float = 5.0) -> Iterator[None]:
+    """Watch a run's record for a `with` block.
+
+    Args:
+        folder: The run's.
+        run: MLflow run that gets the curves.
+        num_steps: Steps of all phases.
+        every_s: Seconds between looks.
+    """
+    stop = threading.Event()
+    log = _Log(folder, num_steps)
+    threads = [_repeat(log.look, stop, every_s, "training-progress")]
+    if run is not None:
+        threads.append(_repeat(_Curves(folder, run).send, stop, every_s, "training-mlflow"))
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(timeout=_LAST_WORDS_S)
+        if any(thread.is_alive() for thread in threads):
+            logger.warning(
+                "MLflow does not answer; the curves are in %s, the same command again sends them",
+                folder / HISTORY,
+            )
+
+
+def _repeat(look: Any, stop: threading.Event, every_s: float, name: str) -> threading.Thread:
+    def watch() -> None:
+        while not stop.wait(every_s):
+            look()
+        look()
+
+    thread = threading.Thread(target=watch, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+class _Tail:
+    """The lines of a record that were written since the last look."""
+
+    def __init__(self, path: Path, *, from_end: bool = False) -> None:
+        self._path = path
+        self._offset = 0
+        if from_end:
+            self.read()
+
+    def read(self) -> list[dict[str, Any]]:
+        """New whole lines."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+class _Log:
+    """Logs steps, evaluations and events as they come."""
+
+    def __init__(self, folder: Path, num_steps: int) -> None:
+        self._num_steps = num_steps
+        # What is there already was said by the command before.
+        self._history, self._evaluations, self._events = (
+            _Tail(folder / name, from_end=True) for name in (HISTORY, EVALUATIONS, EVENTS)
+        )
+
+    def look(self) -> None:
+        """Log what is new."""
+        for event in self._events.read():
+            logger.warning("step %d: %s", event["step"], event["event"])
+        points = self._history.read()
+        if points:
+            last = points[-1]
+            shown = "  ".join(f"{name} {last[name]:.3f}" for name in _SHOWN if name in last)
+            logger.info("step %d/%d  %s", last["step"], self._num_steps, shown)
+        for line in self._evaluations.read():
+            scores = "  ".join(f"{name} {value:.1f}" for name, value in scores_of(line).items())
+            logger.info("step %d: rank-1 of the test subjects (%%)  %s", line["step"], scores)
+
+
+class _Curves:
+    """Sends the record to MLflow, each step once."""
+
+    def __init__(self, folder: Path, run: Run) -> None:
+        self._run = run
+        self._tails = [_Tail(folder / name) for name in (HISTORY, EVALUATIONS)]
+        self._unsent: list[list[dict[str, Any]]] = [[], []]
+        # The server may have any of it, from a command before or a call that timed out.
+        self._knows_what_it_has = False
+        self._is_away = False
+
+    def send(self) -> None:
+        """Send what is new, or keep it if the server does not take it."""
+        for tail, unsent in zip(self._tails, self._unsent, strict=True):
+            unsent += tail.read()
+        if not any(self._unsent):
+            return
+        try:
+            for number, points in enumerate(self._unsent):
+                if not self._knows_what_it_has:
+                    points = self._without_sent(points)
+                self._run.log_history(points)
+                self._unsent[number] = []
+        except Exception as error:  # a server may fail in any way, training goes on
+            self._knows_what_it_has = False
+            if not self._is_away:
+                logger.warning("MLflow did not take the curves, they are kept: %s", error)
+            self._is_away = True
+        else:
+            self._knows_what_it_has = True
+            self._is_away = False
+
+    def _without_sent(self, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        # A point is sent whole, so one of its values tells; every step has a loss.
+        names = {name for point in points for name in point if name.startswith(METRIC)}
+        sent = max((self._run.last_step(name) for name in names or {"loss"}), default=0)
+        return [point for point in points if point["step"] > sent]

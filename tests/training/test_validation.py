@@ -1,0 +1,274 @@
+import math
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+
+from raygait.errors import DatasetError, RecipeError
+from raygait.evaluation.benchmark import score_model
+from raygait.experiments import tracking
+from raygait.recipes import named
+from raygait.recipes.schema import Recipe, build_model, with_overrides
+from raygait.training import validation as module
+from raygait.training.checkpoint import save_checkpoint
+from raygait.training.launch import TrainResult, train
+from raygait.training.record import Recorder, read_lines
+from raygait.training.validation import Validation, best_step, is_evaluated, is_exhausted
+
+_NM = {5: {"NM": 50.0, "BG": 20.0}, 10: {"NM": 60.0, "BG": 0.0}, 15: {"NM": 60.0, "BG": 10.0}}
+
+
+def _recipe(**changes) -> Recipe:
+    small = {
+        "model.channels": [4, 8, 8],
+        "data.split": "first:4",
+        "clip.num_frames": 9,
+        "batch.num_subjects": 4,
+        "batch.num_sequences": 2,
+        "num_steps": 5,
+        "checkpoint_every_steps": 1,
+        "evaluate_every_steps": 2,
+    }
+    return with_overrides(named.recipe("gaitgl-demo"), {**small, **changes})
+
+
+class TestDecisions:
+    @pytest.mark.parametrize(
+        ("metric", "best"), [("NM", 10), ("BG", 5), ("", 5)], ids=["NM", "BG", "mean of both"]
+    )
+    def test_the_best_is_the_highest_of_the_named_and_of_equal_ones_the_first(
+        self, metric: str, best: int
+    ) -> None:
+        assert best_step(_NM, metric) == best
+
+    def test_evaluations_that_failed_decide_nothing(self) -> None:
+        assert best_step({}, "NM") is None
+        assert best_step({5: {}, 10: {"NM": math.nan}}, "NM") is None
+        assert best_step({5: {}, 10: {"NM": 3.0}}, "") == 10
+        assert not is_exhausted({5: {"NM": 3.0}, 10: {}, 15: {}}, "NM", 1)
+
+    @pytest.mark.parametrize(
+        ("patience", "metric", "stops"),
+        [(0, "BG", False), (1, "NM", True), (2, "NM", False), (2, "BG", True), (3, "BG", False)],
+    )
+    def test_a_run_is_over_after_so_many_evaluations_without_a_better_one(
+        self, patience: int, metric: str, stops: bool
+    ) -> None:
+        assert is_exhausted(_NM, metric, patience) is stops
+
+    def test_the_last_step_is_evaluated_too(self) -> None:
+        assert [step for step in range(6) if is_evaluated(_recipe(), step)] == [2, 4, 5]
+        off = _recipe(evaluate_every_steps=0)
+        assert not [step for step in range(6) if is_evaluated(off, step)]
+
+    def test_patience_without_evaluations_is_refused(self) -> None:
+        with pytest.raises(RecipeError, match=r"patience \(2\) needs evaluate_every_steps"):
+            _recipe(evaluate_every_steps=0, patience=2)
+
+
+@pytest.mark.ray
+class TestWhatCannotBeEvaluated:
+    def test_an_unknown_probe_set_is_named_before_anything_is_written(
+        self, walker_shards: Path, tmp_path: Path
+    ) -> None:
+        with pytest.raises(RecipeError, match=r"best_metric is 'XX'.*NM, BG, CL"):
+            train(_recipe(best_metric="XX"), walker_shards, tmp_path, name="n")
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.usefixtures("ray_session")
+    def test_test_subjects_without_pairs_are_said_before_anything_is_written(
+        self, tmp_path: Path
+    ) -> None:
+        from raygait.datasets import casiab
+        from raygait.shards.ingest import ingest
+        from raygait.synthetic import casiab_tree
+
+        casiab_tree.write(tmp_path / "t", num_subjects=6, conditions=["nm-01"], num_frames=12)
+        ingest(casiab.index(tmp_path / "t"), tmp_path / "t", tmp_path / "shards")
+        with pytest.raises(DatasetError, match="finds no pair to compare of the 2 test subjects"):
+            train(_recipe(), tmp_path / "shards", tmp_path / "runs", name="n")
+        assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture(scope="module")
+def evaluated(walker_shards: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Two workers of a cluster with two CPUs more."""
+    out = tmp_path_factory.mktemp("runs")
+    run = tracking.open_run(tracking.prepare(f"sqlite:///{out / 'mlflow.db'}"), "tests", "run")
+    return out, train(_recipe(), walker_shards, out, name="two", num_workers=2, run=run), run
+
+
+def _scores(result: TrainResult) -> dict[int, dict[str, float]]:
+    return {
+        int(point["step"]): {
+            name.removeprefix("rank1_"): value
+            for name, value in point.items()
+            if name.startswith("rank1_")
+        }
+        for point in result.history
+        if any(name.startswith("rank1_") for name in point)
+    }
+
+
+def _events(folder: Path) -> list[str]:
+    return [line["event"] for line in read_lines(folder / "events.jsonl")]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(420)
+class TestEvaluationWhileTraining:
+    def test_scores_are_on_record_at_their_steps_and_are_those_of_the_checkpoints(
+        self, evaluated, walker_shards: Path
+    ) -> None:
+        _, result, run = evaluated
+        scores = _scores(result)
+        assert list(scores) == [2, 4, 5]
+        assert [point["step"] for point in result.history] == [1, 2, 3, 4, 5]
+        assert scores[5] == score_model(result.checkpoint, walker_shards)
+        sent = run.client().get_metric_history(run.run_id, "rank1_NM")
+        assert {point.step: point.value for point in sent} == {
+            step: values["NM"] for step, values in scores.items()
+        }
+
+    def test_the_best_checkpoint_is_kept_and_linked_to(
+        self, evaluated, walker_shards: Path
+    ) -> None:
+        out, result, _ = evaluated
+        best = best_step(_scores(result), "")
+        assert result.best == (out / "two" / f"checkpoint-{best:08d}").resolve()
+        assert (out / "two" / "best").resolve() == result.best
+        assert score_model(out / "two" / "best", walker_shards) == _scores(result)[best]
+
+    def test_nobody_was_kept_waiting_by_a_lack_of_cpus(self, evaluated) -> None:
+        assert not [event for event in _events(evaluated[0] / "two") if "no CPU" in event]
+
+    def test_an_evaluation_that_was_lost_is_made_up_for(
+        self, evaluated, walker_shards: Path, tmp_path: Path
+    ) -> None:
+        # As a command leaves it that is killed after the last checkpoint, before its scores.
+        out, result, _ = evaluated
+        shutil.copytree(out / "two", tmp_path / "two", symlinks=True)
+        (tmp_path / "two" / "finished.json").unlink()
+        lines = (tmp_path / "two" / "evaluations.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / "two" / "evaluations.jsonl").write_text("".join(lines[:-1]))
+        again = train(_recipe(), walker_shards, tmp_path, name="two", num_workers=2)
+        assert again.history == result.history
+        assert again.best is not None
+        assert result.best is not None
+        assert again.best.name == result.best.name
+
+    @pytest.mark.slow
+    def test_without_a_free_cpu_the_training_worker_evaluates_itself_and_says_so(
+        self, walker_shards: Path, tmp_path: Path
+    ) -> None:
+        result = train(_recipe(num_steps=4), walker_shards, tmp_path, name="full", num_workers=4)
+        assert list(_scores(result)) == [2, 4]
+        assert _scores(result)[4] == score_model(result.checkpoint, walker_shards)
+        (event,) = _events(tmp_path / "full")
+        assert event.startswith("no CPU is free for the evaluation of step 2")
+
+    @pytest.mark.slow
+    def test_a_run_that_does_not_get_better_stops_and_stops_there_again(
+        self, walker_shards: Path, tmp_path: Path
+    ) -> None:
+        # Weights that do not move: the first evaluation stays the best.
+        recipe = _recipe(
+            **{"optim.learning_rate": 1e-30, "num_steps": 40, "patience": 1},
+            evaluate_every_steps=3,
+            checkpoint_every_steps=2,
+        )
+        result = train(recipe, walker_shards, tmp_path, name="n", num_workers=2)
+        folder = tmp_path / "n"
+        # Best at 3, none better at 6, which is known at 9; the last checkpoint is scored too.
+        assert list(_scores(result)) == [3, 6, 9]
+        assert result.history[-1]["step"] == 9
+        assert result.checkpoint == folder / "checkpoint-00000009"
+        assert result.best == (folder / "checkpoint-00000003").resolve()
+        assert "stopped early, at step 9 of 40" in _events(folder)[-1]
+        # Goes on from step 8, as if killed there, with fewer workers: the same end.
+        (folder / "finished.json").unlink()
+        (folder / "checkpoint-00000009" / "training.pt").unlink()
+        lines = (folder / "evaluations.jsonl").read_text().splitlines(keepends=True)
+        (folder / "evaluations.jsonl").write_text("".join(lines[:2]))
+        again = train(recipe, walker_shards, tmp_path, name="n")
+        assert again.checkpoint == result.checkpoint
+        assert again.best == result.best
+        assert list(_scores(again)) == [3, 6, 9]
+        assert [point["step"] for point in again.history] == list(range(1, 10))
+
+
+@pytest.mark.ray
+class TestEvaluationsThatGoWrong:
+    @pytest.fixture
+    def shards(self, walker_shards: Path, tmp_path: Path) -> Path:
+        shutil.copytree(walker_shards, tmp_path / "shards")
+        return tmp_path / "shards"
+
+    @pytest.fixture
+    def validation(self, shards: Path, tmp_path: Path) -> Validation:
+        recipe = _recipe()
+        torch.manual_seed(0)
+        network = build_model(recipe, 4)
+        run = tmp_path / "run"
+        save_checkpoint(run, network, {}, recipe, ["001", "002", "003", "004"], step=2, origin={})
+        return Validation(recipe, shards, run, Recorder(run), [], num_threads=1, steps_before=10)
+
+    def _recorded(self, tmp_path: Path) -> list[dict[str, float]]:
+        return read_lines(tmp_path / "run" / "evaluations.jsonl")
+
+    def test_one_that_fails_is_said_and_training_goes_on(
+        self, validation: Validation, shards: Path, tmp_path: Path
+    ) -> None:
+        for part in shards.glob("part-*.parquet"):
+            part.write_bytes(part.read_bytes()[:-10])
+        validation.begin(2)
+        validation.settle()
+        assert self._recorded(tmp_path) == [{"step": 12}]
+        (event,) = (
+            e for e in _events(tmp_path / "run") if e.startswith("step 2 was not evaluated")
+        )
+        assert "part-" in event
+        assert not validation.says_stop(4)
+        validation.begin(2)  # as after a restart: it is not tried for ever
+        assert self._recorded(tmp_path) == [{"step": 12}]
+
+    def test_one_whose_process_is_lost_is_repeated(
+        self, validation: Validation, shards: Path, tmp_path: Path
+    ) -> None:
+        # It waits at a pipe until it is killed; the second finds the file.
+        manifest = shards / "dataset.json"
+        manifest.rename(shards / "kept.json")
+        os.mkfifo(manifest)
+        validation.begin(2)
+        assert validation._task is not None
+        assert validation._task.begins()
+        validation.poll()
+        assert validation.needed == {2}
+        os.kill(int(ray.get(validation._task._first)["pid"]), signal.SIGKILL)
+        (shards / "kept.json").replace(manifest)
+        validation.settle()
+        (line,) = self._recorded(tmp_path)
+        assert line["step"] == 12
+        assert {"rank1_NM", "rank1_BG", "rank1_CL"} == line.keys() - {"step"}
+
+    @pytest.mark.usefixtures("ray_session")
+    def test_one_that_finds_no_room_in_time_is_given_up(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "_BEGINS_WITHIN_S", 0.2)
+        task = module._Task(tmp_path, tmp_path, 64)
+        assert not task.is_over()
+        assert not task.begins()
+        task.cancel()
+
+    def test_one_of_a_damaged_checkpoint_is_not_begun(
+        self, validation: Validation, tmp_path: Path
+    ) -> None:
+        (tmp_path / "run" / "checkpoint-00000002" / "model.safetensors").write_bytes(b"")
+        validation.begin(2)
+        assert self._recorded(tmp_path) == [{"step": 12}]
+        assert "model.safetensors is damaged" in _events(tmp_path / "run")[0]
