@@ -104,8 +104,8 @@ def read_history(path: Path) -> list[dict[str, float]]:
     Args:
         path: `history.jsonl` of a run; no steps when there is no such file yet.
     """
-    scores = {line["step"]: line for line in read_lines(path.with_name(EVALUATIONS))}
-    return [point | scores.get(point["step"], {}) for point in read_lines(path)]
+    scores = {line.get("step"): line for line in read_lines(path.with_name(EVALUATIONS))}
+    return [point | scores.get(point.get("step"), {}) for point in read_lines(path)]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -327,6 +327,6 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_the_weigh
     recipe = named.recipe("gaitgl-demo")
     batch = Batch(7, {"frames": torch.rand(4, 1, 2, 3, 3)}, torch.tensor([0, 0, 1, 1]))
     optimiser = make_optimiser(recipe, network)
-    with pytest.raises(TrainingError, match=r"step 7: gradient norm is nan at loss"):
+    with pytest.raises(TrainingError, match=r"step 7: gradient norm is (inf|nan) at loss"):
         train_step(network, BatchLoss(recipe), optimiser, batch, torch.device("cpu"))
     assert network.weight.item() == 0.0
