@@ -15,15 +15,17 @@ of it, and a checkpoint that a worker has finished counts only when the controll
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import safetensors
 import torch
 from torch import nn
 
@@ -120,6 +122,7 @@ def save_checkpoint(
     *,
     step: int,
     origin: Mapping[str, str],
+    check: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write everything a run needs to go on as if it had not stopped.
 
@@ -131,20 +134,39 @@ def save_checkpoint(
         subjects: Training subjects in class order.
         step: Steps done.
         origin: Where the data came from.
+        check: Called when everything is written, just before the folder gets its name; what it
+            raises leaves the run as it was.
 
     Returns:
         The checkpoint's folder. A damaged one that had this name is replaced.
+
+    Raises:
+        TrainingError: It cannot be written: the disk is full, or read-only.
     """
     path = checkpoint_path(run, step)
     hidden = run / f"{_HIDDEN}{step:08d}-{uuid.uuid4().hex[:8]}"
-    hidden.mkdir(parents=True)
-    torch.save({name: part.state_dict() for name, part in state.items()}, hidden / _TRAINING)
-    save_model(hidden, network, recipe, subjects, step=step, origin=origin, beside=[_TRAINING])
-    for written in (*hidden.iterdir(), hidden):
-        _sync(written)
-    remove_checkpoint(path)
-    hidden.rename(path)
-    _sync(run)
+    try:
+        hidden.mkdir(parents=True)
+        # Opened here: what the disk says is then in the chain of torch's error.
+        with (hidden / _TRAINING).open("wb", buffering=0) as file:
+            torch.save({name: part.state_dict() for name, part in state.items()}, file)
+        save_model(hidden, network, recipe, subjects, step=step, origin=origin, beside=[_TRAINING])
+        for written in (*hidden.iterdir(), hidden):
+            sync(written)
+        check()
+        remove_checkpoint(path)
+        hidden.rename(path)
+        sync(run)
+    except Exception as error:
+        shutil.rmtree(hidden, ignore_errors=True)
+        fault = _fault_of_disk(error)
+        if fault is None:
+            raise
+        last = max(list_checkpoints(run), default=None)
+        before = "there is none before it" if last is None else f"that of step {last} is kept"
+        raise TrainingError(
+            f"{path} cannot be written: {fault}; {before}, and the same command again goes on"
+        ) from error
     return path
 
 
@@ -210,19 +232,34 @@ def prune_checkpoints(run: Path, *, keep_every_steps: int, keep: Collection[int]
 
 def remove_checkpoint(path: Path) -> None:
     """Delete a checkpoint; whatever happens meanwhile, no part of it keeps its name."""
-    if path.exists():
-        hidden = path.parent / f".{path.name}-{uuid.uuid4().hex[:8]}"
+    hidden = path.parent / f".{path.name}-{uuid.uuid4().hex[:8]}"
+    # A worker that was replaced may still be at it too.
+    with contextlib.suppress(FileNotFoundError):
         path.rename(hidden)
-        shutil.rmtree(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def remove_leftovers(run: Path) -> None:
     """Delete what killed processes were writing or deleting."""
     for leftover in run.glob(f"{_HIDDEN}*"):
-        shutil.rmtree(leftover)
+        shutil.rmtree(leftover, ignore_errors=True)
+    for link in run.glob(".best-*"):
+        link.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def _fault_of_disk(error: BaseException) -> str | None:
+    """What a disk says in the chain of an error; `None` if the error is of another kind."""
+    if isinstance(error, safetensors.SafetensorError):
+        return str(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause.strerror or str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, would survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

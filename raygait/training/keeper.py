@@ -33,9 +33,9 @@ class Keeper:
     """Keeps one phase of a run, on one worker; only that of rank 0 writes.
 
     Args:
-        settings: As `loop.train_worker` gets them: `record` (folder of the run), `checkpoints`
-            (folder of its phase), `shards`, `origin`, `num_threads`, `steps_before`,
-            `report_every_steps`.
+        settings: As `loop.train_worker` gets them: `record` (folder of the run), `command` (from
+            `record.take_over`), `checkpoints` (folder of its phase), `shards`, `origin`,
+            `num_threads`, `steps_before`, `report_every_steps`.
         recipe: What the phase follows.
         subjects: Training subjects in class order.
         place: This worker's.
@@ -133,6 +133,8 @@ class Keeper:
             self._subjects,
             step=done,
             origin=self._origin,
+            # Writing takes a while: a successor may have begun in it.
+            check=self._writer.recorder.check,
         )
         self._prune()
 
@@ -168,7 +170,7 @@ class _Writer:
     def __init__(self, settings: Mapping[str, Any], recipe: Recipe) -> None:
         self._steps_before = int(settings["steps_before"])
         folder, self._run = Path(settings["record"]), Path(settings["checkpoints"])
-        self.recorder = Recorder(folder)
+        self.recorder = Recorder(folder, settings["command"])
         self._run.mkdir(exist_ok=True)
         remove_leftovers(self._run)
         self.validation = Validation(
@@ -191,6 +193,12 @@ class _Writer:
         workers = f"{place.world_size} workers" if place.world_size > 1 else "1 worker"
         if place.num_surplus:
             workers += f" ({place.num_surplus} more stand by: the batch does not split over all)"
+        if self.recorder.last_step < step:
+            self.recorder.say(
+                step,
+                f"steps {self.recorder.last_step + 1} to {step} are not on record: the history was "
+                f"damaged, or ends before the checkpoint",
+            )
         if name or self.recorder.last_step > self._steps_before:
             where = f"from {name}" if name else "from the start, no checkpoint was written yet"
             self.recorder.say(step, f"goes on {where} on {workers}")

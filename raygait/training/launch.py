@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,16 +24,17 @@ from raygait.errors import ClusterTooSmall, RecipeError, SplitMismatch, Training
 from raygait.experiments.tracking import Run
 from raygait.recipes.schema import Recipe, build_model, from_json
 from raygait.shards import reader
-from raygait.shards.writer import whole_file
+from raygait.shards.writer import remove_leftovers, whole_file
 from raygait.training.checkpoint import damage_of, differences, newest_checkpoint, same_run
 from raygait.training.loop import make_optimiser, train_worker
 from raygait.training.phases import freeze, frozen_groups, phases_of
-from raygait.training.record import HISTORY, read_history
+from raygait.training.record import HISTORY, attempt, read_history, take_over
 from raygait.training.transfer import (
     DATA,
     Start,
     copied_start,
     copy_start,
+    read_data,
     remembered_start,
     start_from,
     weights_digest,
@@ -89,7 +92,8 @@ def train(
     Args:
         recipe: What to compute.
         shards: Folder of shards, readable by every worker under this path.
-        out: Folder of runs; this one becomes `out/name`, on storage that all nodes share.
+        out: Folder of runs; this one becomes `out/name`, on storage that all nodes share. An
+            address like `s3://bucket/runs` is none: such storage has to be mounted.
         name: Name of the run. The same name again continues from its last checkpoint that is not
             damaged, on any number of workers.
         num_workers: Workers of the run; the batch is split over them.
@@ -119,6 +123,7 @@ def train(
             is damaged, or the run failed; the message holds the worker's own error.
     """
     # Everything that can be known to be wrong is said before anything is written.
+    check_out(out)
     digest = reader.digest(shards)
     _check_resources(num_workers, min_workers, num_threads, use_gpu=use_gpu)
     taken = check_recipe(recipe, shards, num_workers, min_workers=min_workers, start=start)
@@ -129,6 +134,8 @@ def train(
         "dataset": _dataset(shards),
         **_claim(folder, recipe, digest, start, taken),
     }
+    command = take_over(folder)
+    remove_leftovers(folder)
     phases = phases_of(recipe)
     earlier: list[tuple[str, str]] = []
     checkpoint = checkpoints = folder
@@ -152,6 +159,7 @@ def train(
                         "earlier": earlier,
                         "start": str(copied_start(folder)) if "start" in origin else "",
                         "record": str(folder),
+                        "command": command,
                         "checkpoints": str(checkpoints),
                         "origin": origin,
                     },
@@ -161,8 +169,7 @@ def train(
                     max_failures=max_failures,
                     where=f"run {name!r}" + (f", phase {phase.name!r}," if phase.name else ""),
                 )
-                with whole_file(checkpoints / _FINISHED) as file:
-                    file.write(json.dumps({"checkpoint": finished.name}).encode())
+                _write(checkpoints / _FINISHED, {"checkpoint": finished.name})
             checkpoint = finished
             earlier.append((phase.part, str(checkpoint)))
     best = checkpoints / BEST
@@ -183,7 +190,7 @@ def _fit(
     """Train one phase; the name of its last checkpoint."""
     checkpoints = Path(settings["checkpoints"])
     trainer = ray.train.torch.TorchTrainer(
-        train_worker,
+        _attempt,
         train_loop_config=settings,
         scaling_config=ray.train.ScalingConfig(
             num_workers=num_workers,
@@ -209,6 +216,25 @@ def _fit(
     return last
 
 
+def _attempt(settings: dict[str, Any]) -> str:
+    with attempt(Path(settings["record"]), settings["command"]):
+        return train_worker(settings)
+
+
+def check_out(out: Path) -> None:
+    """Refuse an address where a folder is meant: a folder `s3:` would be made of it.
+
+    Raises:
+        TrainingError: `out` is an address.
+    """
+    scheme = str(out).partition("/")[0]
+    if re.fullmatch(r"[a-z][a-z0-9+.-]*:", scheme):
+        raise TrainingError(
+            f"{out}: runs are kept in folders, not at addresses; mount what {scheme}// names and "
+            f"give the folder, which every node has to see under the same path"
+        )
+
+
 def _finished(checkpoints: Path) -> Path | None:
     """The last checkpoint of a phase that was trained to its end, if it is not damaged.
 
@@ -218,7 +244,12 @@ def _finished(checkpoints: Path) -> Path | None:
     marker = checkpoints / _FINISHED
     if not marker.exists():
         return None
-    checkpoint: Path = checkpoints / json.loads(marker.read_text())["checkpoint"]
+    try:
+        checkpoint: Path = checkpoints / json.loads(marker.read_text())["checkpoint"]
+    except (ValueError, KeyError, TypeError):
+        # Nothing is lost: it ends again where its newest checkpoint is, which is the last.
+        logger.warning("%s is damaged and written again", marker)
+        return None
     if not checkpoint.is_dir():
         raise TrainingError(
             f"{checkpoint} is gone, the last checkpoint of a run or a phase that is finished: put "
@@ -332,13 +363,19 @@ def _claim(
     """
     recipe_path, data_path = folder / _RECIPE, folder / DATA
     if recipe_path.exists() and data_path.exists():
-        there = from_json(recipe_path.read_text())
+        try:
+            there = from_json(recipe_path.read_text())
+        except (RecipeError, ValueError) as error:
+            raise TrainingError(
+                f"{recipe_path} is damaged: {error}; put it back from one of the checkpoints, or "
+                f"delete {folder} to train it again"
+            ) from error
         if not same_run(there, recipe):
             raise TrainingError(
                 f"{folder} holds a run of another recipe; choose another name or delete it: "
                 f"{differences(there, recipe)}"
             )
-        data = json.loads(data_path.read_text())
+        data = read_data(folder)
         if data["shards_digest"] != shards_digest:
             raise TrainingError(
                 f"{folder} holds a run on other data (digest {data['shards_digest'][:12]}, the "
@@ -353,9 +390,16 @@ def _claim(
         (recipe_path, recipe.to_dict()),
         (data_path, {"shards_digest": shards_digest, **begins}),
     ):
+        _write(path, value)
+    return begins
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    try:
         with whole_file(path) as file:
             file.write((json.dumps(value, indent=2) + "\n").encode())
-    return begins
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _same_start(folder: Path, start: Start | None) -> dict[str, str]:

@@ -6,48 +6,108 @@
 
 The worker of rank 0 writes them into the run's folder itself, history before checkpoints, so that
 a run which goes on from a checkpoint has every step before it on record, and no step twice.
+
+Several may believe that they write: a worker whose command was killed lives on for moments, one of
+a node that is cut off for longer, and somebody may start the same command twice. The newest command
+has the run, and of its attempts the newest; all others find that out when they next write.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raygait.errors import TrainingError
+from raygait.errors import RaygaitError, TrainingError
 from raygait.shards.writer import whole_file
 
 HISTORY, EVALUATIONS, EVENTS = "history.jsonl", "evaluations.jsonl", "events.jsonl"
-# Whoever has written it last may write the others.
-_OWNER = ".writer"
+# The command that has the run, and the attempt of it that writes.
+_COMMAND, _WRITER = ".command", ".writer"
+# The error of its own that has ended a command's attempt.
+_ENDED = ".ended"
+
+
+def take_over(folder: Path) -> str:
+    """Give a run to the command that calls this; others that go on with it are refused from now.
+
+    Lines that a disk has damaged are left out, and that is said.
+
+    Args:
+        folder: The run's.
+
+    Returns:
+        What the command's workers show to `Recorder`.
+    """
+    command = uuid.uuid4().hex
+    with whole_file(folder / _COMMAND) as file:
+        file.write(command.encode())
+    # By now nobody else adds lines.
+    faults = [fault for name in (HISTORY, EVALUATIONS, EVENTS) for fault in _mend(folder / name)]
+    if faults:
+        recorder = Recorder(folder, command)
+        for fault in faults:
+            recorder.say(recorder.last_step, fault)
+    return command
+
+
+@contextlib.contextmanager
+def attempt(folder: Path, command: str) -> Iterator[None]:
+    """A worker's attempt, which an error of raygait's own ends for good.
+
+    Ray Train begins again after every error. After a lost worker that helps; a loss that is not
+    finite, a full disk or another command's takeover meet the next attempt too, which is told the
+    error at once here.
+
+    Args:
+        folder: The run's.
+        command: From `take_over`.
+    """
+    ended = folder / _ENDED
+    try:
+        earlier = json.loads(ended.read_text())
+        if earlier["command"] == command:
+            raise TrainingError(earlier["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # nothing has ended it
+    try:
+        yield
+    except RaygaitError as error:
+        # It may be the disk that is full; then each attempt finds that out by itself.
+        with contextlib.suppress(OSError), whole_file(ended) as file:
+            file.write(json.dumps({"command": command, "error": str(error)}).encode())
+        raise
 
 
 class Recorder:
     """Writes the record of a run; the newest of them is the only one that may.
 
-    Workers of a command that was killed live on for moments, those of a node that is cut off for
-    longer; what they would still write, their successors have to.
-
     Args:
         folder: The run's.
+        command: From `take_over`; left out where no command has taken the run.
 
     Raises:
-        TrainingError: The folder is not there: this node does not see the run's storage.
+        TrainingError: The folder is not there: this node does not see the run's storage. Or
+            another command has the run now.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, command: str = "") -> None:
         if not folder.is_dir():
             raise TrainingError(
                 f"{folder} is not there on this worker's node; runs need a folder that all nodes "
                 f"share under the same path"
             )
         self._folder = folder
-        self._token = uuid.uuid4().hex
-        with whole_file(folder / _OWNER) as file:
-            file.write(self._token.encode())
+        self._owner = {_COMMAND: command}
+        self.check()
+        self._owner[_WRITER] = uuid.uuid4().hex
+        with whole_file(folder / _WRITER) as file:
+            file.write(self._owner[_WRITER].encode())
         for name in (HISTORY, EVALUATIONS, EVENTS):
             cut_torn_line(folder / name)
         history = read_lines(folder / HISTORY)
@@ -84,18 +144,33 @@ class Recorder:
         Raises:
             TrainingError: Another worker writes this run's record now.
         """
-        if (self._folder / _OWNER).read_text() != self._token:
-            raise TrainingError(
-                f"{self._folder}: another command, or a worker that replaces this one, goes on "
-                f"with this run"
-            )
+        for name, mine in self._owner.items():
+            path = self._folder / name
+            if (path.read_text() if path.exists() else "") != mine:
+                raise TrainingError(
+                    f"{self._folder}: another command, or a worker that replaces this one, goes on "
+                    f"with this run"
+                )
 
     def _append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
         self.check()
-        with (self._folder / name).open("ab") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
-            file.flush()
-            os.fsync(file.fileno())
+        path = self._folder / name
+        text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            # Not buffered: what a full disk refuses is not tried again when the file closes.
+            with path.open("ab", buffering=0) as file:
+                if file.write(text) != len(text):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+        except OSError as error:
+            # A part of it may be there, which the next line would continue.
+            with contextlib.suppress(OSError):
+                os.truncate(path, size)
+            raise TrainingError(
+                f"{path} cannot be written: {error.strerror}; the run goes on from its last "
+                f"checkpoint when the same command is given again"
+            ) from error
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
@@ -109,11 +184,49 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Lines of a record; a last one that is being written, or was cut off, does not count."""
-    if not path.exists():
+    """Lines of a record; a last one that is being written, or was cut off, does not count.
+
+    Raises:
+        TrainingError: A line is damaged; `take_over` leaves such lines out.
+    """
+    lines = []
+    for number, line in enumerate(_whole_lines(path), start=1):
+        point = _parsed(line)
+        if point is None:
+            raise TrainingError(
+                f"{path}: line {number} is damaged; the command that trains this run leaves it "
+                f"out when it is given again"
+            )
+        lines.append(point)
+    return lines
+
+
+def _mend(path: Path) -> list[str]:
+    """Leave out the lines of a record that cannot be read; a sentence about each."""
+    lines = _whole_lines(path)
+    good = [line for line in lines if _parsed(line) is not None]
+    if len(good) == len(lines):
         return []
-    text = path.read_text()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    with whole_file(path) as file:
+        file.write(b"".join(line + b"\n" for line in good))
+    return [
+        f"line {number} of {path.name} was damaged and is left out"
+        for number, line in enumerate(lines, start=1)
+        if _parsed(line) is None
+    ]
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """What a line says; `None` if it is not what was written."""
+    try:
+        point = json.loads(line)
+    except ValueError:
+        return None
+    return point if isinstance(point, dict) and "step" in point else None
 
 
 def cut_torn_line(path: Path) -> None:

@@ -27,6 +27,7 @@ from raygait.recipes.saved_model import (
     load_model,
 )
 from raygait.recipes.schema import Recipe, build_model
+from raygait.training.checkpoint import sync
 
 DATA = "data.json"
 """What a run remembers of the data and the start that it belongs to, in its folder."""
@@ -173,15 +174,22 @@ def copy_start(run: Path, start: Start) -> dict[str, str]:
     Raises:
         RegistryError: It is not a saved model, or is damaged.
     """
-    load_model(start.model)
+    # Those that are there are of commands that were killed before they had claimed the folder.
+    for leftover in (*run.glob(f".{_COPY}-*"), copied_start(run)):
+        shutil.rmtree(leftover, ignore_errors=True)
     hidden = run / f".{_COPY}-{uuid.uuid4().hex[:8]}"
     hidden.mkdir(parents=True)
-    for name in (WEIGHTS, RECIPE, DESCRIPTION):
-        shutil.copyfile(start.model / name, hidden / name)
-    # One that is there is of a command that was killed before it had claimed the folder.
-    shutil.rmtree(copied_start(run), ignore_errors=True)
+    try:
+        for name in (WEIGHTS, RECIPE, DESCRIPTION):
+            shutil.copyfile(start.model / name, hidden / name)
+            sync(hidden / name)
+        # The copy: a run that still trains may have replaced what was being copied.
+        load_model(hidden)
+    except FileNotFoundError as error:
+        raise RegistryError(f"{start.model}: not a saved model: {error}") from error
     hidden.rename(copied_start(run))
-    return {"start": start.reference, "start_digest": weights_digest(start.model)}
+    sync(run)
+    return {"start": start.reference, "start_digest": weights_digest(copied_start(run))}
 
 
 def copied_start(run: Path) -> Path:
@@ -190,10 +198,31 @@ def copied_start(run: Path) -> Path:
 
 
 def remembered_start(run: Path) -> dict[str, str]:
-    """What a run remembers of its start; empty for fresh weights, or if there is no run yet."""
-    path = run / DATA
-    data: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    """What a run remembers of its start; empty for fresh weights, or if there is no run yet.
+
+    Raises:
+        TrainingError: As `read_data`.
+    """
+    data = read_data(run) if (run / DATA).exists() else {}
     return {name: data[name] for name in ("start", "start_digest") if name in data}
+
+
+def read_data(run: Path) -> dict[str, str]:
+    """What a run remembers of its data and its start.
+
+    Raises:
+        TrainingError: It cannot be read.
+    """
+    path = run / DATA
+    try:
+        data: dict[str, str] = json.loads(path.read_text())
+        data["shards_digest"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{path} is damaged: {error!r}; put it back from a copy, or delete {run} to train it "
+            f"again"
+        ) from error
+    return data
 
 
 def weights_digest(model: Path) -> str:

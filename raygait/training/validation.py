@@ -32,7 +32,7 @@ from raygait.evaluation.benchmark import score_model
 from raygait.evaluation.protocols import chance
 from raygait.recipes.schema import Recipe
 from raygait.shards import reader
-from raygait.training.checkpoint import checkpoint_path, damage_of
+from raygait.training.checkpoint import checkpoint_path, damage_of, step_of
 from raygait.training.record import Recorder
 
 METRIC = "rank1_"
@@ -262,9 +262,17 @@ class Validation:
         self._scores[step] = known
         best = best_step(self._scores, self._recipe.best_metric)
         if best is not None:
-            link = self._run / f".{BEST}-{uuid.uuid4().hex[:8]}"
-            link.symlink_to(checkpoint_path(self._run, best).name)
+            self._link(checkpoint_path(self._run, best))
+
+    def _link(self, best: Path) -> None:
+        link = self._run / f".{BEST}-{uuid.uuid4().hex[:8]}"
+        try:
+            link.symlink_to(best.name)
             link.replace(self._run / BEST)
+        except OSError as error:  # not every shared storage has links
+            self._say(
+                step_of(best), f"no link leads to the best checkpoint, {best}: {error}", once="link"
+            )
 
     def _say(self, step: int, event: str, *, once: str = "") -> None:
         if once not in self._said:

@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from raygait.training.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
     prune_checkpoints,
+    remove_checkpoint,
     remove_leftovers,
     same_run,
     save_checkpoint,
@@ -184,3 +186,68 @@ def test_phases_in_another_order_are_another_run() -> None:
     here = _recipe(before={"two": second, "one": first})
     assert not same_run(there, here)
     assert same_run(there, _recipe(before={"one": first, "two": second}))
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "has_state"),
+    [
+        pytest.param(100, True, id="state"),
+        pytest.param(60_000, True, id="middle of the state"),
+        pytest.param(20_000, False, id="weights"),
+    ],
+)
+def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(
+    tmp_path: Path, size_bytes: int, has_state: bool
+) -> None:
+    _save(tmp_path, 2)
+    network, state = _parts(_recipe())
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    state["optimiser"].step()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        with pytest.raises(TrainingError) as caught:
+            save_checkpoint(
+                tmp_path,
+                network,
+                state if has_state else {},
+                _recipe(),
+                _SUBJECTS,
+                step=4,
+                origin={},
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "checkpoint-00000004 cannot be written: " in str(caught.value)
+    assert "File too large" in str(caught.value)
+    assert "that of step 2 is kept" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000002"]
+    assert newest_checkpoint(tmp_path).path == tmp_path / "checkpoint-00000002"
+
+
+def test_whoever_loses_the_run_while_it_writes_leaves_it_as_it_was(tmp_path: Path) -> None:
+    _save(tmp_path, 2)
+    written = (tmp_path / "checkpoint-00000002" / "model.json").stat().st_mtime_ns
+
+    def lost() -> None:
+        raise TrainingError("another command goes on with this run")
+
+    network, state = _parts(_recipe())
+    for step in (2, 4):
+        with pytest.raises(TrainingError, match="another command"):
+            save_checkpoint(
+                tmp_path, network, state, _recipe(), _SUBJECTS, step=step, origin={}, check=lost
+            )
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000002"]
+    assert (tmp_path / "checkpoint-00000002" / "model.json").stat().st_mtime_ns == written
+
+
+def test_what_others_delete_at_the_same_time_is_no_error(tmp_path: Path) -> None:
+    _save(tmp_path, 2)
+    checkpoints = list_checkpoints(tmp_path)
+    remove_checkpoint(checkpoints[2])
+    remove_checkpoint(checkpoints[2])
+    (tmp_path / ".best-0123").symlink_to("checkpoint-00000002")
+    remove_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -29,6 +29,7 @@ def _begin(run: Path, recipe: Recipe):
     state = {"optimiser": optimiser, "scheduler": make_scheduler(recipe, optimiser)}
     settings = {
         "record": str(run),
+        "command": "",
         "checkpoints": str(run),
         "shards": "none",
         "origin": {},

@@ -1,10 +1,20 @@
+import contextlib
 import json
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from raygait.errors import TrainingError
-from raygait.training.record import Recorder, cut_torn_line, read_history, read_lines
+from raygait.training.record import (
+    Recorder,
+    attempt,
+    cut_torn_line,
+    read_history,
+    read_lines,
+    take_over,
+)
 
 
 def _steps(folder: Path) -> list[float]:
@@ -71,3 +81,91 @@ def test_lines_are_json_that_anybody_can_read(tmp_path: Path) -> None:
     recorder.add({"step": 1, "loss": 0.5})
     recorder.flush()
     assert json.loads((tmp_path / "history.jsonl").read_text()) == {"step": 1, "loss": 0.5}
+
+
+class TestCommands:
+    def test_the_newest_command_has_the_run(self, tmp_path: Path) -> None:
+        first = take_over(tmp_path)
+        writes = Recorder(tmp_path, first)
+        writes.say(0, "mine")
+        second = take_over(tmp_path)
+        with pytest.raises(TrainingError, match="another command"):
+            writes.say(1, "still mine")
+        # Nor does a worker get it back that Ray puts in the place of the lost one.
+        with pytest.raises(TrainingError, match="another command"):
+            Recorder(tmp_path, first)
+        Recorder(tmp_path, second).say(2, "no, mine")
+        assert [line["event"] for line in read_lines(tmp_path / "events.jsonl")] == [
+            "mine",
+            "no, mine",
+        ]
+
+    def test_a_run_whose_folder_was_deleted_is_not_written_to(self, tmp_path: Path) -> None:
+        recorder = Recorder(tmp_path, take_over(tmp_path))
+        (tmp_path / ".command").unlink()
+        with pytest.raises(TrainingError, match="another command"):
+            recorder.say(1, "something")
+
+    def test_an_error_of_its_own_ends_a_command_and_a_lost_worker_does_not(
+        self, tmp_path: Path
+    ) -> None:
+        command = take_over(tmp_path)
+        with pytest.raises(RuntimeError), attempt(tmp_path, command):
+            raise RuntimeError("the process of rank 1 is gone")
+        with pytest.raises(TrainingError), attempt(tmp_path, command):
+            raise TrainingError("step 7: loss is nan")
+        begun = False
+        with pytest.raises(TrainingError, match="step 7: loss is nan"), attempt(tmp_path, command):
+            begun = True
+        assert not begun
+        with attempt(tmp_path, take_over(tmp_path)):
+            begun = True
+        assert begun
+
+
+class TestDamage:
+    @pytest.mark.parametrize("line", [b"\0" * 20, b'{"step": 2, "lo', b"[]", b"17", b"\xff"])
+    def test_a_damaged_line_is_said_and_left_out(self, tmp_path: Path, line: bytes) -> None:
+        path = tmp_path / "history.jsonl"
+        path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
+        with pytest.raises(TrainingError, match=r"history.jsonl: line 2 is damaged"):
+            read_history(path)
+        take_over(tmp_path)
+        assert _steps(tmp_path) == [1, 3]
+        assert read_lines(tmp_path / "events.jsonl") == [
+            {"step": 3, "event": "line 2 of history.jsonl was damaged and is left out"}
+        ]
+
+    @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"command": 3}'])
+    def test_what_a_disk_makes_of_the_note_of_an_end_ends_nothing(
+        self, tmp_path: Path, content: bytes
+    ) -> None:
+        command = take_over(tmp_path)
+        (tmp_path / ".ended").write_bytes(content)
+        with attempt(tmp_path, command):
+            pass
+
+
+@contextlib.contextmanager
+def _disk_that_is_full_at(size_bytes: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_said_and_leaves_no_part_of_a_line(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    recorder.add({"step": 1})
+    recorder.flush()
+    recorder.add({"step": 2, "loss": 0.123456789})
+    with (
+        _disk_that_is_full_at(20),
+        pytest.raises(TrainingError, match=r"history.jsonl cannot be written: .*same command"),
+    ):
+        recorder.flush()
+    assert (tmp_path / "history.jsonl").read_text() == '{"step": 1}\n'
+    recorder.flush()
+    assert _steps(tmp_path) == [1, 2]
