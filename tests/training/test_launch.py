@@ -1,22 +1,21 @@
-import json
-import os
-import signal
+import shutil
 import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
-import safetensors.torch
+import ray
 import torch
 
 from raygait.errors import ClusterTooSmall, RaygaitError, TrainingError
 from raygait.recipes import named
 from raygait.recipes.saved_model import load_model
 from raygait.recipes.schema import Recipe, with_overrides
-from raygait.training.launch import read_history, train
+from raygait.training.checkpoint import damage_of, list_checkpoints
+from raygait.training.launch import TrainResult, read_history, train
 from raygait.training.loop import make_optimiser, make_scheduler
-from raygait.training.record import cut_torn_line
+from raygait.training.record import cut_torn_line, read_lines, take_over
 
 pytestmark = pytest.mark.ray
 
@@ -30,6 +29,7 @@ def _recipe(**changes) -> Recipe:
         "batch.num_sequences": 2,
         "num_steps": 6,
         "checkpoint_every_steps": 2,
+        "keep_every_steps": 2,
     }
     return with_overrides(named.recipe("gaitgl-demo"), {**small, **changes})
 
@@ -151,78 +151,168 @@ def test_a_loss_that_is_no_longer_finite_ends_the_run_and_names_the_step(
         train(recipe, walker_shards, tmp_path, name="wild", max_failures=0)
 
 
-_DRIVER = """
-import json, sys
-from pathlib import Path
-from raygait import ray_session
-from raygait.recipes.schema import from_dict
-from raygait.training.launch import train
-recipe, shards, out = from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
-with ray_session.start(num_cpus=4):
-    train(recipe, shards, out, name="run", num_workers=2, report_every_steps=1)
-"""
+def _killed_after(run: Path, folder: Path, step: int) -> Path:
+    """A copy of a finished run, as it was when `step` steps were on record."""
+    shutil.copytree(run, folder)
+    (folder / "finished.json").unlink()
+    for done, checkpoint in list_checkpoints(folder).items():
+        if done > step:
+            shutil.rmtree(checkpoint)
+    lines = (folder / "history.jsonl").read_text().splitlines(keepends=True)
+    (folder / "history.jsonl").write_text("".join(lines[:step]))
+    return folder
 
 
-def _two_phases() -> Recipe:
-    small = {
-        "model.channels": [4, 8, 8, 8],
-        "model.gsfe_layers": [1, 1],
-        "model.gsfe_width": 16,
-        "model.gsfe_heads": 2,
-        "model.embedding_dim": 8,
-        "data.split": "first:4",
-        "checkpoint_every_steps": 2,
-    }
-    for prefix in ("", "before.a."):
-        small |= {
-            f"{prefix}clip.num_frames": 6,
-            f"{prefix}batch.num_subjects": 4,
-            f"{prefix}batch.num_sequences": 2,
-            f"{prefix}num_steps": 20,
-            f"{prefix}optim.milestones": [],
-        }
-    return with_overrides(named.recipe("lmgcs-casiab-lt"), small)
+def _events(run: Path) -> list[str]:
+    return [line["event"] for line in read_lines(run / "events.jsonl")]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("recipe", "kill_after_step"),
-    [
-        pytest.param(_recipe(num_steps=40), 7, id="one phase"),
-        pytest.param(_two_phases(), 7, id="first of two phases"),
-        pytest.param(_two_phases(), 27, id="last of two phases"),
-    ],
-)
-def test_a_driver_killed_in_the_middle_and_started_again_ends_with_the_same_weights(
-    walker_shards: Path, tmp_path: Path, recipe: Recipe, kill_after_step: int
-) -> None:
-    command = [sys.executable, "-c", _DRIVER, json.dumps(recipe.to_dict()), str(walker_shards)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+def _weights(result: TrainResult) -> dict[str, torch.Tensor]:
+    return load_model(result.checkpoint).network.state_dict()
 
-    def run(out: Path, kill_after_step: int | None = None) -> None:
-        process = subprocess.Popen([*command, str(out)], env=environment, start_new_session=True)
+
+def _assert_same_weights(one: TrainResult, other: TrainResult) -> None:
+    a, b = _weights(one), _weights(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.timeout(420)
+class TestGoingOn:
+    def test_from_the_checkpoint_before_a_damaged_one_to_the_same_weights_and_says_so(
+        self,
+        trained,
+        walker_shards: Path,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        out, whole = trained
+        folder = _killed_after(out / "two", tmp_path / "two", step=5)
+        weights = folder / "checkpoint-00000004" / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[len(content) // 2] ^= 4
+        weights.write_bytes(content)
+        result = train(_recipe(), walker_shards, tmp_path, name="two", num_workers=2)
+        _assert_same_weights(result, whole)
+        assert [point["step"] for point in result.history] == [1, 2, 3, 4, 5, 6]
+        said, went_on = _events(folder)
+        assert "damaged checkpoint is left out" in said
+        assert "checkpoint-00000004: model.safetensors" in said
+        assert went_on == "goes on from checkpoint-00000002 on 2 workers"
+        assert any(said in record.getMessage() for record in caplog.records)
+
+    def test_on_another_number_of_workers_and_back_with_the_same_batches(
+        self, trained, walker_shards: Path, tmp_path: Path
+    ) -> None:
+        out, whole = trained
+        _killed_after(out / "two", tmp_path / "one", step=2)
+        one = train(_recipe(), walker_shards, tmp_path, name="one")
+        assert "goes on from checkpoint-00000002 on 1 worker" in _events(tmp_path / "one")
+        _killed_after(tmp_path / "one", tmp_path / "back", step=4)
+        back = train(_recipe(), walker_shards, tmp_path, name="back", num_workers=2)
+        for result in (one, back):
+            for point, other in zip(result.history, whole.history, strict=True):
+                # Another batch would have another loss, see below.
+                assert point["step"] == other["step"]
+                assert point["loss"] == pytest.approx(other["loss"], abs=1e-5)
+        losses = [point["loss"] for point in whole.history]
+        assert min(abs(a - b) for a in losses for b in losses if a is not b) > 1e-4
+        for name, tensor in _weights(back).items():
+            torch.testing.assert_close(tensor, _weights(whole)[name], atol=1e-4, rtol=1e-3)
+
+    def test_with_as_many_workers_as_there_is_room_for_and_the_surplus_stands_by(
+        self, trained, walker_shards: Path, tmp_path: Path
+    ) -> None:
+        # Room for three of four; the batch of 8 splits over two of them.
+        @ray.remote(num_cpus=1)
+        class Neighbour:
+            def is_there(self) -> bool:
+                return True
+
+        neighbour = Neighbour.remote()
+        assert ray.get(neighbour.is_there.remote())
         try:
-            while kill_after_step is not None:
-                assert process.poll() is None, "the run ended before it could be killed"
-                history = read_history(out / "run" / "history.jsonl")
-                if history and history[-1]["step"] >= kill_after_step:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    break
-                time.sleep(0.05)
-            code = process.wait(timeout=240)
-            assert code == (0 if kill_after_step is None else -signal.SIGKILL)
+            result = train(
+                _recipe(), walker_shards, tmp_path, name="few", num_workers=4, min_workers=1
+            )
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            ray.kill(neighbour)
+        assert _events(tmp_path / "few") == [
+            "trains on 2 workers (1 more stand by: the batch does not split over all)"
+        ]
+        _assert_same_weights(result, trained[1])
 
-    run(tmp_path / "undisturbed")
-    run(tmp_path / "killed", kill_after_step=kill_after_step)
-    run(tmp_path / "killed")
-    ends = []
-    for name in ("undisturbed", "killed"):
-        folder = tmp_path / name / "run"
-        assert [p["step"] for p in read_history(folder / "history.jsonl")] == list(range(1, 41))
-        last = folder / f"checkpoint-{recipe.num_steps:08d}"
-        ends.append(safetensors.torch.load_file(last / "model.safetensors"))
-    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    def test_a_second_command_takes_the_run_and_the_first_ends_at_once(
+        self, walker_shards: Path, tmp_path: Path
+    ) -> None:
+        recipe = _recipe(num_steps=10_000)
+        folder = tmp_path / "long"
+
+        def second_command() -> None:
+            while not read_history(folder / "history.jsonl"):
+                time.sleep(0.05)
+            take_over(folder)
+
+        thread = threading.Thread(target=second_command)
+        thread.start()
+        with pytest.raises(TrainingError, match=r"another command.*goes on with this run"):
+            train(recipe, walker_shards, tmp_path, name="long")
+        thread.join()
+        assert read_history(folder / "history.jsonl")[-1]["step"] < 9000
+
+
+class TestWhatADiskDoes:
+    @pytest.mark.parametrize("content", ["", "{", "[]", '{"step": 6}'])
+    def test_a_damaged_mark_of_the_end_is_written_again(
+        self, trained, tmp_path: Path, content: str
+    ) -> None:
+        from raygait.training.launch import _finished
+
+        assert _finished(trained[0] / "two") == trained[1].checkpoint
+        (tmp_path / "finished.json").write_text(content)
+        assert _finished(tmp_path) is None
+
+    @pytest.mark.parametrize("name", ["recipe.json", "data.json"])
+    @pytest.mark.parametrize("content", ["", "{", "[]"])
+    def test_a_damaged_claim_is_named(
+        self, trained, walker_shards: Path, tmp_path: Path, name: str, content: str
+    ) -> None:
+        (tmp_path / "two").mkdir()
+        for kept in ("recipe.json", "data.json"):
+            shutil.copy(trained[0] / "two" / kept, tmp_path / "two")
+        (tmp_path / "two" / name).write_text(content)
+        with pytest.raises(TrainingError, match=f"{name} is damaged.*delete"):
+            train(_recipe(), walker_shards, tmp_path, name="two", num_workers=2)
+
+    def test_a_full_disk_ends_the_run_once_and_with_room_it_goes_on(
+        self, walker_shards: Path, tmp_path: Path
+    ) -> None:
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("a small disk can only be made by root")
+        try:
+            recipe = _recipe(num_steps=20, checkpoint_every_steps=1, keep_every_steps=1)
+            with pytest.raises(TrainingError, match=r"No space left on device.*same command"):
+                train(recipe, walker_shards, disk, name="run")
+            assert not _events(disk / "run")  # it was not tried again
+            last, path = list(list_checkpoints(disk / "run").items())[-1]
+            assert 1 < last < 19
+            assert not damage_of(path)
+            subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+            result = train(recipe, walker_shards, disk, name="run")
+            assert _events(disk / "run") == [f"goes on from {path.name} on 1 worker"]
+            assert [point["step"] for point in result.history] == list(range(1, 21))
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/runs", "gs://bucket", "hdfs://node:8020/runs"])
+def test_an_address_is_refused_and_makes_no_folder(
+    walker_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TrainingError, match="runs are kept in folders, not at addresses"):
+        train(_recipe(), walker_shards, Path(out), name="n")
+    assert not list(tmp_path.iterdir())
