@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,8 @@ MLFLOW_RUN = "mlflow.json"
 # Steps that could not be trusted, see `failures`.
 _FAILURES = "failures"
 _RECIPE = "recipe.json"
+# What the phase before had is free again in less than a second.
+_IS_FREED_WITHIN_S = 10.0
 # Folders of the phases before the last, and what says that one is over.
 _PHASE, _FINISHED = "phase-", "finished.json"
 
@@ -98,8 +101,10 @@ def train(
             damaged, on any number of workers.
         num_workers: Workers of the run; the batch is split over them.
         min_workers: With fewer places than `num_workers` the run begins, or goes on, with as few
-            as these, and grows again when there is room. A number of workers that does not split
-            the batch evenly trains with fewer, the others stand by.
+            as these, and grows again when nodes come. Ray counts what nodes have, not what others
+            hold of it, and would wait for them; so a run that finds places taken when it begins
+            grows no larger than it began. A number of workers that does not split the batch evenly
+            trains with fewer, the others stand by.
         num_threads: Threads of torch and of the loader, and logical CPUs, a worker.
         use_gpu: One GPU and the nccl backend a worker, otherwise gloo on CPU.
         start: Model whose weights the run starts from; identities that it does not know get fresh
@@ -163,7 +168,7 @@ def train(
                         "checkpoints": str(checkpoints),
                         "origin": origin,
                     },
-                    num_workers=num_workers if min_workers is None else (min_workers, num_workers),
+                    num_workers=_asked_for(num_workers, min_workers, num_threads, use_gpu=use_gpu),
                     num_threads=num_threads,
                     use_gpu=use_gpu,
                     max_failures=max_failures,
@@ -421,6 +426,31 @@ def _dataset(shards: Path) -> str:
     return "+".join(
         sorted(set(reader.read_rows(shards, columns=["dataset"])["dataset"].to_pylist()))
     )
+
+
+def _asked_for(
+    num_workers: int, min_workers: int | None, num_threads: int, *, use_gpu: bool
+) -> int | tuple[int, int]:
+    """The workers, or their range, to ask Ray Train for, by what is free now."""
+
+    def num_free() -> int:
+        free = ray.available_resources()
+        places = int(free.get("CPU", 0) // num_threads)
+        return min(places, int(free.get("GPU", 0))) if use_gpu else places
+
+    at_least = num_workers if min_workers is None else min_workers
+    # What Ray Train would start: it waits until nobody else holds any of it.
+    wanted = min(num_workers, ray_session.num_places(num_threads, 1 if use_gpu else 0))
+    until = time.monotonic() + _IS_FREED_WITHIN_S
+    while (free := num_free()) < wanted and time.monotonic() < until:
+        time.sleep(0.1)
+    if free < at_least:
+        logger.warning(
+            "places for %d workers are free, others hold the rest: waits for %d", free, at_least
+        )
+    if min_workers is None:
+        return num_workers
+    return min_workers, num_workers if free >= wanted else max(free, min_workers)
 
 
 def _check_resources(

@@ -253,7 +253,8 @@ def _disturb(trainer: _Trainer, num_kills: int, chance: random.Random) -> list[s
             place = chance.randrange(len(moments))
             moments.insert(place, (kind, moments[place][1]))
     if between:
-        place = sum(step <= _NUM_STEPS for _, step in moments)
+        # After it nothing comes before the phase ends.
+        place = sum(step <= 0.9 * _NUM_STEPS for _, step in moments)
         moments.insert(place, ("between", _NUM_STEPS))
 
     lines = []

@@ -223,7 +223,7 @@ class TestGoingOn:
     def test_with_as_many_workers_as_there_is_room_for_and_the_surplus_stands_by(
         self, trained, walker_shards: Path, tmp_path: Path
     ) -> None:
-        # Room for three of four; the batch of 8 splits over two of them.
+        # Four places, of which three are free; the batch of 8 splits over two of them.
         @ray.remote(num_cpus=1)
         class Neighbour:
             def is_there(self) -> bool:
@@ -233,7 +233,7 @@ class TestGoingOn:
         assert ray.get(neighbour.is_there.remote())
         try:
             result = train(
-                _recipe(), walker_shards, tmp_path, name="few", num_workers=4, min_workers=1
+                _recipe(), walker_shards, tmp_path, name="few", num_workers=8, min_workers=1
             )
         finally:
             ray.kill(neighbour)

@@ -14,10 +14,12 @@ from raygait.experiments import tracking
 from raygait.recipes import named
 from raygait.recipes.schema import Recipe, build_model, with_overrides
 from raygait.training import validation as module
-from raygait.training.checkpoint import save_checkpoint
+from raygait.training.checkpoint import list_checkpoints, save_checkpoint
+from raygait.training.keeper import Keeper
 from raygait.training.launch import TrainResult, train
 from raygait.training.record import Recorder, read_lines
 from raygait.training.validation import Validation, best_step, is_evaluated, is_exhausted
+from raygait.training.workers import Place
 
 _NM = {5: {"NM": 50.0, "BG": 20.0}, 10: {"NM": 60.0, "BG": 0.0}, 15: {"NM": 60.0, "BG": 10.0}}
 
@@ -99,7 +101,8 @@ def evaluated(walker_shards: Path, tmp_path_factory: pytest.TempPathFactory):
     """Two workers of a cluster with two CPUs more."""
     out = tmp_path_factory.mktemp("runs")
     run = tracking.open_run(tracking.prepare(f"sqlite:///{out / 'mlflow.db'}"), "tests", "run")
-    return out, train(_recipe(), walker_shards, out, name="two", num_workers=2, run=run), run
+    recipe = _recipe(best_metric="BG")
+    return out, train(recipe, walker_shards, out, name="two", num_workers=2, run=run), run
 
 
 def _scores(result: TrainResult) -> dict[int, dict[str, float]]:
@@ -138,7 +141,7 @@ class TestEvaluationWhileTraining:
         self, evaluated, walker_shards: Path
     ) -> None:
         out, result, _ = evaluated
-        best = best_step(_scores(result), "")
+        best = best_step(_scores(result), "BG")
         assert result.best == (out / "two" / f"checkpoint-{best:08d}").resolve()
         assert (out / "two" / "best").resolve() == result.best
         assert score_model(out / "two" / "best", walker_shards) == _scores(result)[best]
@@ -155,7 +158,8 @@ class TestEvaluationWhileTraining:
         (tmp_path / "two" / "finished.json").unlink()
         lines = (tmp_path / "two" / "evaluations.jsonl").read_text().splitlines(keepends=True)
         (tmp_path / "two" / "evaluations.jsonl").write_text("".join(lines[:-1]))
-        again = train(_recipe(), walker_shards, tmp_path, name="two", num_workers=2)
+        recipe = _recipe(best_metric="BG")
+        again = train(recipe, walker_shards, tmp_path, name="two", num_workers=2)
         assert again.history == result.history
         assert again.best is not None
         assert result.best is not None
@@ -171,7 +175,6 @@ class TestEvaluationWhileTraining:
         (event,) = _events(tmp_path / "full")
         assert event.startswith("no CPU is free for the evaluation of step 2")
 
-    @pytest.mark.slow
     def test_a_run_that_does_not_get_better_stops_and_stops_there_again(
         self, walker_shards: Path, tmp_path: Path
     ) -> None:
@@ -199,15 +202,57 @@ class TestEvaluationWhileTraining:
         assert again.best == result.best
         assert list(_scores(again)) == [3, 6, 9]
         assert [point["step"] for point in again.history] == list(range(1, 10))
+        # Finished early is finished: the same command has nothing left to do.
+        said = _events(folder)
+        assert train(recipe, walker_shards, tmp_path, name="n", num_workers=2) == again
+        assert _events(folder) == said
+
+
+@pytest.fixture
+def shards(walker_shards: Path, tmp_path: Path) -> Path:
+    shutil.copytree(walker_shards, tmp_path / "shards")
+    return tmp_path / "shards"
+
+
+@pytest.mark.ray
+def test_steps_go_on_while_a_checkpoint_is_evaluated(shards: Path, tmp_path: Path) -> None:
+    # The evaluation waits at a pipe, until the step before the next one.
+    manifest = shards / "dataset.json"
+    content = manifest.read_bytes()
+    manifest.unlink()
+    os.mkfifo(shards / "pipe")
+    os.link(shards / "pipe", manifest)
+    recipe = _recipe(num_steps=8, evaluate_every_steps=4)
+    run = tmp_path / "run"
+    run.mkdir()
+    settings = {
+        **{"record": str(run), "checkpoints": str(run), "shards": str(shards), "command": ""},
+        **{"origin": {}, "num_threads": 1, "steps_before": 0, "report_every_steps": 1},
+    }
+    torch.manual_seed(0)
+    network = build_model(recipe, 4)
+    subjects = ["001", "002", "003", "004"]
+    keeper = Keeper(settings, recipe, subjects, Place(0, 1, 0), network, {})
+    for step in range(1, 8):
+        assert not keeper.after_step(step, {"loss": 1.0})
+        if step == 4:
+            assert keeper._writer is not None
+            assert keeper._writer.validation._task is not None
+            assert keeper._writer.validation._task.begins()
+    # Three more steps and their checkpoints are there, no score is, and what is scored is kept.
+    assert list(list_checkpoints(run)) == [4, 6, 7]
+    assert read_lines(run / "evaluations.jsonl") == []
+    manifest.unlink()
+    manifest.write_bytes(content)
+    (shards / "pipe").write_bytes(content)
+    assert keeper.after_step(8, {"loss": 1.0})
+    assert keeper.finish() == "checkpoint-00000008"
+    assert [line["step"] for line in read_lines(run / "evaluations.jsonl")] == [4, 8]
+    assert not [event for event in _events(run) if "not evaluated" in event]
 
 
 @pytest.mark.ray
 class TestEvaluationsThatGoWrong:
-    @pytest.fixture
-    def shards(self, walker_shards: Path, tmp_path: Path) -> Path:
-        shutil.copytree(walker_shards, tmp_path / "shards")
-        return tmp_path / "shards"
-
     @pytest.fixture
     def validation(self, shards: Path, tmp_path: Path) -> Validation:
         recipe = _recipe()
@@ -264,6 +309,17 @@ class TestEvaluationsThatGoWrong:
         assert not task.is_over()
         assert not task.begins()
         task.cancel()
+
+    def test_storage_without_links_has_no_link_to_the_best_and_that_is_said(
+        self, validation: Validation, tmp_path: Path
+    ) -> None:
+        # What no file can replace stands for what refuses links.
+        (tmp_path / "run" / "best").mkdir()
+        validation.begin(2)
+        validation.settle()
+        assert "rank1_NM" in self._recorded(tmp_path)[0]
+        (event,) = (e for e in _events(tmp_path / "run") if "no link leads" in e)
+        assert "checkpoint-00000002" in event
 
     def test_one_of_a_damaged_checkpoint_is_not_begun(
         self, validation: Validation, tmp_path: Path
