@@ -432,24 +432,19 @@ def _asked_for(
     num_workers: int, min_workers: int | None, num_threads: int, *, use_gpu: bool
 ) -> int | tuple[int, int]:
     """The workers, or their range, to ask Ray Train for, by what is free now."""
+    if min_workers is None:
+        return num_workers
 
     def num_free() -> int:
         free = ray.available_resources()
         places = int(free.get("CPU", 0) // num_threads)
         return min(places, int(free.get("GPU", 0))) if use_gpu else places
 
-    at_least = num_workers if min_workers is None else min_workers
-    # What Ray Train would start: it waits until nobody else holds any of it.
+    # What Ray Train would start; it waits until nobody else holds any of it.
     wanted = min(num_workers, ray_session.num_places(num_threads, 1 if use_gpu else 0))
     until = time.monotonic() + _IS_FREED_WITHIN_S
     while (free := num_free()) < wanted and time.monotonic() < until:
         time.sleep(0.1)
-    if free < at_least:
-        logger.warning(
-            "places for %d workers are free, others hold the rest: waits for %d", free, at_least
-        )
-    if min_workers is None:
-        return num_workers
     return min_workers, num_workers if free >= wanted else max(free, min_workers)
 
 
