@@ -43,10 +43,12 @@ def take_over(folder: Path) -> str:
 
     Returns:
         What the command's workers show to `Recorder`.
+
+    Raises:
+        TrainingError: The folder cannot be written.
     """
     command = uuid.uuid4().hex
-    with whole_file(folder / _COMMAND) as file:
-        file.write(command.encode())
+    _write(folder / _COMMAND, command)
     # By now nobody else adds lines.
     faults = [fault for name in (HISTORY, EVALUATIONS, EVENTS) for fault in _mend(folder / name)]
     if faults:
@@ -78,9 +80,10 @@ def attempt(folder: Path, command: str) -> Iterator[None]:
     try:
         yield
     except RaygaitError as error:
-        # It may be the disk that is full; then each attempt finds that out by itself.
-        with contextlib.suppress(OSError), whole_file(ended) as file:
-            file.write(json.dumps({"command": command, "error": str(error)}).encode())
+        # Where the folder is not seen or the disk is full, each attempt finds that out by itself.
+        if folder.is_dir():
+            with contextlib.suppress(TrainingError):
+                _write(ended, json.dumps({"command": command, "error": str(error)}))
         raise
 
 
@@ -106,8 +109,7 @@ class Recorder:
         self._owner = {_COMMAND: command}
         self.check()
         self._owner[_WRITER] = uuid.uuid4().hex
-        with whole_file(folder / _WRITER) as file:
-            file.write(self._owner[_WRITER].encode())
+        _write(folder / _WRITER, self._owner[_WRITER])
         for name in (HISTORY, EVALUATIONS, EVENTS):
             cut_torn_line(folder / name)
         history = read_lines(folder / HISTORY)
@@ -227,6 +229,14 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return point if isinstance(point, dict) and "step" in point else None
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with whole_file(path) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def cut_torn_line(path: Path) -> None:

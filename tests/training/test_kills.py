@@ -240,18 +240,22 @@ def _processes_in(folder: Path) -> dict[int, str]:
 def _disturb(trainer: _Trainer, num_kills: int, chance: random.Random) -> list[str]:
     """Kill a run so many times, at random; a line about each.
 
-    Most come at random steps; one in five while a command starts, one in eight while a checkpoint
-    is written, and one after the first phase.
+    Most come at random steps; one in five while a command starts, the very first among them, one in
+    eight while a checkpoint is written, and one between the phases.
     """
     num_starts, num_writes, between = num_kills // 5, num_kills // 8, min(1, num_kills // 4)
     num_steps = num_kills - num_starts - num_writes - between
     # Not among the last: it is to be killed before it ends.
     last = int(1.8 * _NUM_STEPS)
     moments = [("step", step) for step in sorted(chance.sample(range(last), num_steps))]
-    for kind, number in (("start", num_starts), ("write", num_writes)):
+    for kind, number in (("write", num_writes), ("start", num_starts)):
         for _ in range(number):
             place = chance.randrange(len(moments))
             moments.insert(place, (kind, moments[place][1]))
+    if num_starts:
+        # One of them before there is anything: it dies as it makes folder, store and cache.
+        moments.remove(next(moment for moment in moments if moment[0] == "start"))
+        moments.insert(0, ("start", 0))
     if between:
         # After it nothing comes before the phase ends.
         place = sum(step <= 0.9 * _NUM_STEPS for _, step in moments)

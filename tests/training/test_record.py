@@ -122,6 +122,12 @@ class TestCommands:
             begun = True
         assert begun
 
+    def test_a_node_that_does_not_see_the_folder_does_not_make_it(self, tmp_path: Path) -> None:
+        folder = tmp_path / "elsewhere"
+        with pytest.raises(TrainingError, match="all nodes"), attempt(folder, "command"):
+            Recorder(folder, "command")
+        assert not folder.exists()
+
 
 class TestDamage:
     @pytest.mark.parametrize("line", [b"\0" * 20, b'{"step": 2, "lo', b"[]", b"17", b"\xff"])
@@ -167,5 +173,11 @@ def test_a_full_disk_is_said_and_leaves_no_part_of_a_line(tmp_path: Path) -> Non
     ):
         recorder.flush()
     assert (tmp_path / "history.jsonl").read_text() == '{"step": 1}\n'
+    with (
+        _disk_that_is_full_at(20),
+        pytest.raises(TrainingError, match=r"\.command cannot be written: File too large"),
+    ):
+        take_over(tmp_path)
+    assert not list(tmp_path.glob("*.tmp-*"))
     recorder.flush()
     assert _steps(tmp_path) == [1, 2]
