@@ -22,7 +22,8 @@ def clip_frames(
     """Frame numbers of a training clip.
 
     A sequence shorter than the clip is walked through cyclically (`ordered`), or its frames are
-    drawn again once all are used (`unordered`); the clip always has `length` frames.
+    drawn again once all are used (`unordered`); the clip always has `length` frames. The walk
+    starts where as many whole rounds as the clip needs leave room, as in the field's public code.
 
     Args:
         num_frames: Frames that the sequence has.
@@ -38,7 +39,8 @@ def clip_frames(
         raise ValueError("a clip needs a sequence with at least one frame")
     if order == "ordered":
         window = length + skip
-        start = int(generator.integers(max(num_frames - window, 0) + 1))
+        rounds = -(-window // num_frames)
+        start = int(generator.integers(rounds * num_frames - window + 1))
         numbers = np.arange(start, start + window, dtype=np.int64) % num_frames
         if skip:
             numbers = numbers[np.sort(generator.permutation(window)[:length])]

@@ -88,3 +88,33 @@ def test_a_clip_with_skips_of_a_short_sequence_goes_round() -> None:
     assert set(numbers) <= set(range(8))
     # Of 16 frames in a row, twice round, 12 remain in their order.
     assert sum(after < before for before, after in itertools.pairwise(numbers)) <= 2
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "skip", "starts"),
+    [
+        pytest.param(20, 0, set(range(11)), id="two rounds are ten frames longer than the clip"),
+        pytest.param(15, 0, {0}, id="two rounds are the clip"),
+        pytest.param(30, 0, {0}, id="one round is the clip"),
+        pytest.param(12, 4, {0, 1, 2}, id="three rounds are two frames longer than the window"),
+    ],
+)
+def test_a_short_sequence_is_entered_where_whole_rounds_leave_room(
+    num_frames: int, skip: int, starts: set[int]
+) -> None:
+    found = set()
+    for seed in range(300):
+        numbers = clip_frames(num_frames, 30, "ordered", _generator(seed), skip=skip)
+        # With frames left out only windows whose first frame stayed say where they began.
+        if skip == 0 or (np.diff(numbers[:8]) % num_frames == 1).all():
+            found.add(int(numbers[0]))
+    assert starts <= found
+    assert skip or found == starts
+
+
+def test_every_choice_of_the_frames_of_a_window_is_drawn_about_equally_often() -> None:
+    counts = np.zeros(14)
+    for seed in range(2000):
+        counts[clip_frames(14, 10, "ordered", _generator(seed), skip=4)] += 1
+    # 10 of 14 frames: 1429 each, binomial spread about 20.
+    assert np.abs(counts - 2000 * 10 / 14).max() < 100
