@@ -80,6 +80,13 @@ class FrameCache:
     def __len__(self) -> int:
         return len(self.sequence_ids)
 
+    def frame_size_px(self, row: int) -> tuple[int, int]:
+        """Rows and columns of the frames of one row."""
+        if self.modality == "silhouettes":
+            return self._heights[row], self._widths[row]
+        height, width = INPUTS[self.modality]["frames"][-2:]
+        return height, width
+
     def frames(self, row: int) -> UInt8[ndarray, "*shape"]:
         """All frames of one row as shards hold them; of silhouettes a read-only view of the file.
 

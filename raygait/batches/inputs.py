@@ -98,6 +98,29 @@ def to_floats(clip: Mapping[str, ndarray]) -> dict[str, ndarray]:
     }
 
 
+def batch_shapes(
+    modality: Modality, num_clips: int, num_frames: int, height_px: int, width_px: int
+) -> dict[str, tuple[int, ...]]:
+    """Shape of each input of a training batch, `frames` first.
+
+    Args:
+        modality: What the clips are.
+        num_clips: n.
+        num_frames: t.
+        height_px: Height the network expects.
+        width_px: Width the network expects.
+    """
+    channels = {"heatmaps": 17, "heatmaps_redrawn": 2, "rgb": 3}.get(modality, 1)
+    shapes: dict[str, tuple[int, ...]] = {
+        "frames": (channels, num_frames, height_px, width_px),
+    }
+    if modality == "heatmaps":
+        shapes |= {"joints": (num_frames, 17, 3), "align_draws": (num_frames,)}
+    if modality == "rgb":
+        shapes |= {"masks": (1, num_frames, height_px, width_px), "ratios": (num_frames,)}
+    return {name: (num_clips, *shape) for name, shape in shapes.items()}
+
+
 def accepted_inputs(network: nn.Module) -> frozenset[str]:
     """Names of the tensors that a network's `forward` takes beside its frames.
 

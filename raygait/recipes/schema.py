@@ -15,7 +15,7 @@ import pydantic
 from pydantic import ConfigDict, Field
 from torch import nn
 
-from raygait.batches.augmentation import Augmentation
+from raygait.batches.augmentation import Augmentation, Style
 from raygait.errors import RecipeError
 from raygait.recipes.options import (
     MODEL_OPTIONS,
@@ -107,6 +107,9 @@ class ClipOptions(_Frozen):
     """Share of silhouette clips turned by up to 10 degrees."""
     erase_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of silhouette clips that lose a box of 5-20 % of the frame."""
+    augment_like: Style = "papers"
+    """How silhouettes are warped and erased. `papers`: in one resampling, about the centre.
+    `opengait`: as the loader that published checkpoints were trained with does."""
 
     @pydantic.model_validator(mode="after")
     def _lengths_fit(self) -> ClipOptions:
@@ -126,8 +129,9 @@ class ClipOptions(_Frozen):
             affine_ratio=self.affine_ratio,
             rotate_ratio=self.rotate_ratio,
             erase_ratio=self.erase_ratio,
+            style=self.augment_like,
         )
-        return None if augmentation == Augmentation() else augmentation
+        return None if augmentation == Augmentation(style=self.augment_like) else augmentation
 
 
 class BatchOptions(_Frozen):

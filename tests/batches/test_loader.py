@@ -1,8 +1,11 @@
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from raygait.batches.augmentation import Augmentation
 from raygait.batches.cache import FrameCache, open_cache
@@ -137,3 +140,85 @@ def test_augmented_batches_do_not_depend_on_the_number_of_workers(cache: FrameCa
         share = _loader(cache, rank=rank, world_size=2, **everything).batch(2).inputs["frames"]
         assert torch.equal(whole[rank::2], share)
     assert torch.equal(whole, _loader(cache, num_threads=3, **everything).batch(2).inputs["frames"])
+
+
+_OPTIONS = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 2**40),
+        "clip_order": st.sampled_from(["ordered", "unordered"]),
+        # The walkers have 18 frames: clips are shorter and longer than what they are cut from.
+        "clip_num_frames": st.integers(1, 25),
+        "flip_ratio": st.sampled_from([0.0, 0.5, 1.0]),
+        "augmentation": st.sampled_from(
+            [
+                None,
+                Augmentation(0.5, 0.5, 0.5, 0.5),
+                Augmentation(0.5, 0.5, 0.5, 0.5, style="opengait"),
+            ]
+        ),
+    }
+)
+
+
+@given(options=_OPTIONS, step=st.integers(0, 10**6))
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+def test_one_two_and_four_workers_see_the_same_batch_of_any_recipe(cache, options, step) -> None:
+    whole = _loader(cache, **options).batch(step)
+    for world_size in (1, 2, 4):
+        loaders = [
+            _loader(cache, rank=r, world_size=world_size, **options) for r in range(world_size)
+        ]
+        for rank, share in enumerate([loader.batch(step) for loader in loaders]):
+            assert torch.equal(whole.inputs["frames"][rank::world_size], share.inputs["frames"])
+            assert torch.equal(whole.labels[rank::world_size], share.labels)
+
+
+@pytest.mark.parametrize("style", ["papers", "opengait"])
+@pytest.mark.parametrize("size_px", [(64, 44), (32, 22)])
+def test_a_batch_put_together_on_a_device_is_the_batch_put_together_here(
+    cache, style: str, size_px: tuple[int, int]
+) -> None:
+    options = {
+        "augmentation": Augmentation(0.5, 0.5, 0.5, 0.5, style=style),
+        "height_px": size_px[0],
+        "width_px": size_px[1],
+    }
+    here, there = _loader(cache, **options), _loader(cache, **options)
+    there._device = torch.device("cpu")
+    for step in range(3):
+        assert _equal(here.batch(step), there.batch(step))
+
+
+def _loader_threads() -> list[threading.Thread]:
+    return [
+        thread for thread in threading.enumerate() if thread.name.startswith(("clips", "batches"))
+    ]
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_no_thread_outlives_the_batches(cache: FrameCache, num_threads: int) -> None:
+    loader = _loader(cache, num_threads=num_threads)
+    assert len(list(loader.batches(0, 3))) == 3
+    assert not _loader_threads()
+    stopped_early = loader.batches(0, 1000)
+    next(stopped_early)
+    assert _loader_threads()
+    stopped_early.close()
+    assert not _loader_threads()
+
+
+def test_no_thread_outlives_a_batch_that_cannot_be_made(cache: FrameCache) -> None:
+    with pytest.raises(ValueError, match="64 px high cannot become 128 px"):
+        next(_loader(cache, height_px=128, num_threads=2).batches(0, 10))
+    assert not _loader_threads()
+
+
+def test_batches_that_are_kept_keep_their_values(cache: FrameCache) -> None:
+    loader = _loader(cache)
+    kept = list(loader.batches(0, 12))
+    first_clip = kept[3].inputs["frames"][0]
+    copies = {batch.step: batch.inputs["frames"].clone() for batch in kept}
+    del kept
+    for step in range(12):
+        assert torch.equal(loader.batch(step).inputs["frames"], copies[step])
+    assert torch.equal(first_clip, copies[3][0])
