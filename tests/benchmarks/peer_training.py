@@ -1,4 +1,4 @@
-"""A training step and the loader beside OpenGait's own code, on one CPU thread.
+"""A training step beside OpenGait's own code, on one CPU thread.
 
     python -m tests.benchmarks.peer_training --peer ~/OpenGait [--rounds 5] [CASE ...]
 
@@ -6,39 +6,26 @@
 classes ask for. A step is P2 K2 T30: forward, triplets and cross-entropy (ours, of both networks'
 outputs), backward, one step of SGD. Both networks hold the same weights, so both compute the same;
 each round times one step of theirs and one of ours in turn, and the least CPU time of each counts.
-The loaders decode, cut and augment P8 K16 T30 as GaitBase is trained on CASIA-B (turned, erased,
-0.3 each): theirs from pickles kept in memory, as their configuration does, ours from the mapped
-cache. Ratio: theirs by ours, above 1 is in our favour.
+Ratio: theirs by ours, above 1 is in our favour.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raygait import ray_session
-from raygait.batches.cache import open_cache
-from raygait.datasets import casiab
 from raygait.experiments import foreign
 from raygait.losses.identity import IdentityLoss
 from raygait.losses.triplet import TripletLoss
-from raygait.recipes import named
 from raygait.recipes.saved_model import load_model
-from raygait.recipes.schema import with_overrides
-from raygait.shards.ingest import ingest
-from raygait.synthetic import casiab_tree
-from raygait.training.loop import make_loader
 from tests.benchmarks import parity_opengait as parity
 
 _CASES = (
@@ -73,9 +60,6 @@ def main() -> int:
             continue
         ours, theirs = _steps(parity.CASES[name], peer, options.rounds)
         _say(f"| step, {name}, CPU s | {ours:.2f} | {theirs:.2f} | {theirs / ours:.2f} |")
-    if not options.cases or "loader" in options.cases:
-        ours, theirs = _loaders(options.rounds)
-        _say(f"| loader, sequences/CPU s | {ours:,.0f} | {theirs:,.0f} | {ours / theirs:.2f} |")
     return 0
 
 
@@ -128,74 +112,6 @@ def _step_s(network: nn.Module, outputs: Callable[[], tuple[Tensor, Tensor | Non
     loss.backward()
     optimiser.step()
     return time.process_time() - started
-
-
-def _loaders(rounds: int) -> tuple[float, float]:
-    with tempfile.TemporaryDirectory(prefix="raygait-bench-") as name:
-        folder = Path(name)
-        casiab_tree.write(folder / "tree", num_subjects=12, views=["054", "090"], num_frames=60)
-        with ray_session.start(num_cpus=2):
-            ingest(casiab.index(folder / "tree"), folder / "tree", folder / "shards")
-        cache = open_cache(folder / "shards", folder=folder / "cache")
-    recipe = with_overrides(named.recipe("gaitbase-casiab"), {"data.split": "first:11"})
-    loader = make_loader(recipe, cache, sorted(set(cache.subjects))[:11])
-    sequences = [np.array(cache.frames(row)) for row in range(len(cache))]
-    classes = {number: index for index, number in enumerate(sorted(set(cache.subjects)))}
-    rows: dict[int, list[int]] = {}
-    for row, subject in enumerate(cache.subjects):
-        rows.setdefault(classes[subject], []).append(row)
-    transform = _their_transform()
-    collate = _their_collate()
-    source = np.random.default_rng(0)
-
-    def their_batch() -> None:
-        batch = [
-            ([sequences[row]], [int(label), "nm-01", "090", ["path"]])
-            for label in source.permutation(len(rows))[:8]
-            for row in source.choice(rows[int(label)], 16, replace=False)
-        ]
-        frames = collate(batch)[0][0]
-        # As their model does with what the collate function returns, before it goes to the GPU.
-        torch.from_numpy(np.asarray([transform(clip) for clip in frames])).float()
-
-    best = [float("inf"), float("inf")]
-    loader.batch(0)
-    for step in range(1, rounds + 1):
-        started = time.process_time()
-        loader.batch(step)
-        between = time.process_time()
-        their_batch()
-        best = [
-            min(best[0], between - started),
-            min(best[1], time.process_time() - between),
-        ]
-    return 128 / best[0], 128 / best[1]
-
-
-def _their_transform() -> Callable[[np.ndarray], np.ndarray]:
-    made: Any = importlib.import_module("data.transform")
-    return made.get_transform(
-        [
-            {
-                "type": "Compose",
-                "trf_cfg": [
-                    {"type": "BaseSilCuttingTransform"},
-                    {"type": "RandomRotate", "prob": 0.3},
-                    {"type": "RandomErasing", "prob": 0.3},
-                ],
-            }
-        ]
-    )[0]
-
-
-def _their_collate() -> Callable[[list[Any]], Any]:
-    made: Any = importlib.import_module("data.collate_fn")
-    options = {
-        "sample_type": "fixed_unordered",
-        "frames_num_fixed": _NUM_FRAMES,
-        "type": "TripletSampler",
-    }
-    return made.CollateFn(list(range(12)), options)
 
 
 if __name__ == "__main__":
