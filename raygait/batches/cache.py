@@ -165,7 +165,8 @@ def open_cache(
         modality: What to take of the shards.
         folder: Where caches are kept on this node; `RAYGAIT_CACHE/frames`, or a folder of this
             user below the temporary directory.
-        decoded: Whether silhouettes lie decoded in it; left out, their size decides.
+        decoded: Whether silhouettes lie decoded in it; left out, their size decides when it is
+            built, and what is there is used unless it is above `RAYGAIT_CACHE_GB`.
 
     Raises:
         ShardError: A shard cannot be read or does not check out, some rows do not hold the
@@ -353,7 +354,10 @@ def _bound(folder: Path) -> int:
 
 
 def _memory_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):  # a container's own limit, "max" if it has none
+        return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return physical
 
 
 def _needed_bytes(shards: Path, modality: Modality, *, is_decoded: bool) -> int:

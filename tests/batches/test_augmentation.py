@@ -260,7 +260,10 @@ def test_opengaits_boxes_fit_and_their_aspect_is_uniform() -> None:
 
 
 def test_a_share_changes_nothing_about_the_other_kinds_like_opengait_either() -> None:
-    alone, with_more = _opengait(3, rotate_ratio=1.0), _opengait(3, rotate_ratio=1.0, erase_ratio=1)
+    alone, with_more = (
+        _opengait(3, rotate_ratio=1.0),
+        _opengait(3, rotate_ratio=1.0, erase_ratio=1.0),
+    )
     np.testing.assert_array_equal(alone.turn, with_more.turn)
     np.testing.assert_array_equal(
         _opengait(4, affine_ratio=1.0).matrix,
