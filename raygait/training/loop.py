@@ -84,6 +84,7 @@ def train_worker(settings: dict[str, Any]) -> str:
         rank=place.rank,
         world_size=place.world_size,
         num_threads=int(settings["num_threads"]),
+        device=device,
     )
     torch.manual_seed(recipe.seed)
     network = build_model(recipe, len(subjects))
@@ -118,7 +119,8 @@ def train_worker(settings: dict[str, Any]) -> str:
 
     def keep_failure(step: int, values: Mapping[str, float], wrong: str) -> str:
         """Keep what computes a step again and say how; every worker can make the global batch."""
-        whole = make_loader(recipe, cache, subjects, num_threads=int(settings["num_threads"]))
+        num_threads = int(settings["num_threads"])
+        whole = make_loader(recipe, cache, subjects, num_threads=num_threads, device=device)
         return _keep_failure(
             Path(settings["failures"]) / f"step-{settings['steps_before'] + step:08d}",
             network,
@@ -468,6 +470,7 @@ def make_loader(
     rank: int = 0,
     world_size: int = 1,
     num_threads: int = 1,
+    device: torch.device | None = None,
 ) -> ClipLoader:
     """The loader that the recipe describes."""
     return ClipLoader(
@@ -488,6 +491,7 @@ def make_loader(
         rank=rank,
         world_size=world_size,
         num_threads=num_threads,
+        device=device,
     )
 
 

@@ -9,6 +9,8 @@ are turned about their centre.
 
 from __future__ import annotations
 
+from typing import Any
+
 from raygait.models import gaitgl_iccv, gaitpart
 from raygait.recipes.options import model_options
 from raygait.recipes.schema import (
@@ -179,14 +181,22 @@ _GAITGL_ICCV = (
 )
 
 # GaitBase: residual network on sets of frames, cosine logits.
-_DA_OUTDOORS = {"perspective_ratio": 0.2, "flip_ratio": 0.2, "rotate_ratio": 0.2}
+# Augmented as their published checkpoints were.
+_DA_OUTDOORS: dict[str, Any] = {
+    "perspective_ratio": 0.2,
+    "flip_ratio": 0.2,
+    "rotate_ratio": 0.2,
+    "augment_like": "opengait",
+}
 _GAITBASE = (
     Recipe(
         name="gaitbase-casiab",
         source="Fan et al., OpenGait (GaitBase); expected (OpenGait) NM 97.6, BG 94.0, CL 77.4.",
         model=model_options("gaitbase"),
         data=_CASIAB,
-        clip=ClipOptions(order="unordered", rotate_ratio=0.3, erase_ratio=0.3),
+        clip=ClipOptions(
+            order="unordered", rotate_ratio=0.3, erase_ratio=0.3, augment_like="opengait"
+        ),
         batch=_8x16,
         loss=_COSINE,
         optim=_sgd(20_000, 40_000, 50_000),
