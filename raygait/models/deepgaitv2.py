@@ -90,7 +90,7 @@ class ResidualBlock3d(nn.Module):
         shortcut = features if self.shortcut is None else self.shortcut(features)
         features = F.relu_(self.norm1(self.convolution1(features)))
         features = self.norm2(self.convolution2(features))
-        return F.relu_(features + shortcut)
+        return F.relu_(features.add_(shortcut))  # in place: as in `ResidualBlock2d`
 
 
 class PseudoResidualBlock3d(nn.Module):
@@ -118,9 +118,10 @@ class PseudoResidualBlock3d(nn.Module):
         """Convolve in space, time and space, and add both shortcuts."""
         shortcut = features if self.shortcut is None else self.shortcut(features)
         features = F.relu_(self.norm1(self.convolution1(features)))
-        features = F.relu_(features + self.temporal_norm(self.temporal_convolution(features)))
+        over_time = self.temporal_norm(self.temporal_convolution(features))
+        features = F.relu_(over_time.add_(features))
         features = self.norm2(self.convolution2(features))
-        return F.relu_(features + shortcut)
+        return F.relu_(features.add_(shortcut))  # in place: as in `ResidualBlock2d`
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:

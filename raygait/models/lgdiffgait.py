@@ -238,7 +238,8 @@ class TemporalAlignmentModule(nn.Module):
     ) -> Float[Tensor, "n c t h w"]:
         """Align the difference with the main features."""
         reduced = self.reduction(torch.cat((main, difference), dim=1))  # Eq. 4
-        return F.relu_(main + self.norm(self.convolution(reduced)))  # Eq. 5
+        # In place: the gradients of a batch norm and of a sum need nothing of their results.
+        return F.relu_(self.norm(self.convolution(reduced)).add_(main))  # Eq. 5
 
 
 class LocalGlobalDifferenceBlock(nn.Module):
@@ -315,8 +316,9 @@ class LocalGlobalDifferenceBlock(nn.Module):
         if self.local_alignment is None and self.global_alignment is None:
             terms.append(main)  # otherwise it is inside each aligned term
         total: Tensor = features if self.shortcut is None else self.shortcut(features)
-        for term in terms:
-            total = total + term
+        total = total + terms[0]
+        for term in terms[1:]:
+            total.add_(term)
         return total
 
 
