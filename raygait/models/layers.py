@@ -82,7 +82,8 @@ class Convolution3d(nn.Conv3d):
         weight = self.weight.flatten()
         if (
             features.device.type == "cpu"
-            and self.kernel_size[1:] == self.stride[1:] == (1, 1)
+            and self.kernel_size[1:] == (1, 1)
+            and self.stride == (1, 1, 1)
             and self.padding[1:] == (0, 0)
         ):
             return self._over_time(features, weight)
@@ -91,15 +92,15 @@ class Convolution3d(nn.Conv3d):
     def _over_time(self, features: Tensor, weight: Tensor) -> Tensor:
         """Convolve each pixel by itself, as a matrix product or a 2-D convolution.
 
-        A single thread with less than 16 clips gets from torch, for a kernel of one pixel, a 3-D
-        convolution that is up to six times slower and gives up the order of the clips.
+        A single thread with less than 16 clips gets from torch, for a kernel of one pixel and no
+        stride, a 3-D convolution that is up to six times slower and gives up the clips' order.
         """
-        if self.kernel_size[0] == self.stride[0] == 1 and self.padding[0] == 0:
+        if self.kernel_size[0] == 1 and self.padding[0] == 0:
             by_pixel = F.linear(features.movedim(1, -1), weight.view(self.weight.shape[:2]))
             return by_pixel.movedim(-1, 1)
         pixels = features.flatten(3)  # [n, c, t, h * w]
         kernel = weight.view(self.weight.shape[:4])
-        pixels = F.conv2d(pixels, kernel, None, (self.stride[0], 1), (int(self.padding[0]), 0))
+        pixels = F.conv2d(pixels, kernel, None, 1, (int(self.padding[0]), 0))
         return pixels.unflatten(3, features.shape[3:])
 
 
