@@ -101,7 +101,7 @@ class Convolution3d(nn.Conv3d):
         pixels = features.flatten(3)  # [n, c, t, h * w]
         kernel = weight.view(self.weight.shape[:4])
         pixels = F.conv2d(pixels, kernel, None, 1, (int(self.padding[0]), 0))
-        return pixels.unflatten(3, features.shape[3:])
+        return pixels.view(*pixels.shape[:3], *features.shape[3:])
 
 
 class Convolution2d(nn.Conv2d):
