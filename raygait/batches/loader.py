@@ -99,21 +99,6 @@ def _return(whole: ndarray, free: list[ndarray]) -> None:
         free.append(whole)
 
 
-@contextlib.contextmanager
-def _own_stream(device: torch.device | None) -> Iterator[None]:
-    """Queue what is done inside apart from the network's work, and wait for it alone.
-
-    In the network's own stream a copy would wait until the step that is under way has ended.
-    """
-    if device is None or device.type != "cuda":
-        yield
-        return
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(stream):
-        yield
-    stream.synchronize()
-
-
 class ClipLoader:
     """Yields a worker's share of every batch from a given step on.
 
@@ -188,6 +173,7 @@ class ClipLoader:
         self._augmentation = augmentation
         self._shift_px = shift_px
         self._device = None if device is None or device.type == "cpu" else device
+        self._stream: torch.cuda.Stream | None = None
         self._num_threads = num_threads
         self._threads: ThreadPoolExecutor | None = None
         largest = self._shapes(self._clip_max_num_frames)
@@ -232,6 +218,22 @@ class ClipLoader:
     def _shapes(self, length: int) -> dict[str, tuple[int, ...]]:
         size_px = self._height_px, self._width_px
         return batch_shapes(self._cache.modality, len(self._positions), length, *size_px)
+
+    @contextlib.contextmanager
+    def _own_stream(self) -> Iterator[None]:
+        """Queue what is done inside apart from the network's work, and wait for it alone.
+
+        In the network's own stream a copy would wait until the step that is under way has ended.
+        """
+        if self._device is None or self._device.type != "cuda":
+            yield
+            return
+        if self._stream is None:
+            # One for good: memory that a stream has used is kept for that stream.
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self._stream):
+            yield
+        self._stream.synchronize()
 
     def _handed_over(self, batch: Batch) -> Batch:
         if self._device is not None and self._device.type == "cuda":
@@ -318,7 +320,7 @@ class ClipLoader:
             lambda index: make(plans[index], step, int(self._positions[index])), len(plans)
         )
         stacked = {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
-        with _own_stream(self._device):
+        with self._own_stream():
             inputs = {
                 name: torch.from_numpy(values).to(self._device) for name, values in stacked.items()
             }
