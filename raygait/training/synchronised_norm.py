@@ -57,8 +57,11 @@ class _Synchronised(_BatchNorm):
         # Of halves the CPU's kernels would keep the statistics in halves.
         is_half = input.dtype in (torch.float16, torch.bfloat16)
         features = input.float() if is_half and input.device.type == "cpu" else input
+        # Of halves, too, weights and statistics of a batch are float32.
+        kind = torch.promote_types(input.dtype, torch.float32)
+        weight, bias = (None if own is None else own.to(kind) for own in (self.weight, self.bias))
         normed: Tensor = _Normalise.apply(  # type: ignore[no-untyped-call]
-            features, self.weight, self.bias, running, update, self.eps
+            features, weight, bias, running, update, self.eps
         )
         return normed.to(input.dtype)
 
@@ -131,7 +134,6 @@ class _Normalise(torch.autograd.Function):
             unbiased = variance * (count / (count - 1))
             for kept, new in zip(running, (mean, unbiased), strict=True):
                 kept.lerp_(new.to(kept.dtype), update)
-        # Of halves, too, the statistics are float32, as the weights are.
         kind = torch.promote_types(features.dtype, torch.float32)
         mean, variance = mean.to(kind), variance.to(kind)
         ctx.save_for_backward(features, weight, mean, variance, count)
