@@ -12,23 +12,20 @@ from torch import Tensor
 
 
 class _GatherWithGradient(torch.autograd.Function):
-    """All workers' tensors in rank order; the gradient of each goes home summed over workers."""
+    """All workers' tensors; the gradient of each goes home summed over workers."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
-        world_size = torch.distributed.get_world_size()
-        gathered = [torch.empty_like(local) for _ in range(world_size)]
-        torch.distributed.all_gather(gathered, local.contiguous())
-        ctx.num_local = len(local)
-        return torch.cat(gathered)
+        del ctx
+        return _everyones(local)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        del ctx
         # gloo has no reduce-scatter, so every worker sums all slices and keeps its own.
         summed = gradients[0].clone(memory_format=torch.contiguous_format)
         torch.distributed.all_reduce(summed)
-        first = torch.distributed.get_rank() * ctx.num_local
-        return summed[first : first + ctx.num_local]
+        return summed[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
 
 
 def num_workers() -> int:
@@ -39,14 +36,15 @@ def num_workers() -> int:
 
 
 def gather_with_gradient(local: Float[Tensor, "n ..."]) -> Float[Tensor, "m ..."]:
-    """The global batch's tensors on every worker, in rank order, differentiable.
+    """The global batch's tensors on every worker, in its order, differentiable.
 
-    Every worker then computes the same loss on the global batch. A worker's share of the gradient
+    Every worker then computes the same loss on the global batch, to the bit of what one worker
+    with the same tensors would: sums are in the same order. A worker's share of the gradient
     arrives once from each of the W workers, and DDP divides by W: together the gradient of the
     global batch, as if one worker had computed it.
 
     Args:
-        local: This worker's share; equally long on all workers.
+        local: This worker's share, as `sampler.rank_positions` deals it; equally long on all.
     """
     if num_workers() == 1:
         return local
@@ -55,12 +53,8 @@ def gather_with_gradient(local: Float[Tensor, "n ..."]) -> Float[Tensor, "m ..."
 
 
 def gather(local: Tensor) -> Tensor:
-    """The global batch's tensors on every worker, in rank order, without gradient."""
-    if num_workers() == 1:
-        return local
-    gathered = [torch.empty_like(local) for _ in range(num_workers())]
-    torch.distributed.all_gather(gathered, local.contiguous())
-    return torch.cat(gathered)
+    """The global batch's tensors on every worker, in its order, without gradient."""
+    return local if num_workers() == 1 else _everyones(local)
 
 
 def sum_over_workers(local: Tensor) -> Tensor:
@@ -80,3 +74,10 @@ def mean_over_workers(local: Mapping[str, Tensor]) -> dict[str, float]:
     """
     means = sum_over_workers(torch.stack([value.double() for value in local.values()]))
     return dict(zip(local, (means / num_workers()).tolist(), strict=True))
+
+
+def _everyones(local: Tensor) -> Tensor:
+    gathered = [torch.empty_like(local) for _ in range(num_workers())]
+    torch.distributed.all_gather(gathered, local.contiguous())
+    # Worker r has the clips r, r + W, and so on: one of each, then the next of each.
+    return torch.stack(gathered, dim=1).flatten(0, 1)
