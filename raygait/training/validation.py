@@ -41,6 +41,8 @@ BEST = "best"
 """Name of the link to the best checkpoint, beside the checkpoints."""
 # A process that Ray starts for a task is there in 2-10 s.
 _BEGINS_WITHIN_S = 30.0
+# The CPU of a task that is over is known to be free in less than a second.
+_IS_FREED_WITHIN_S = 5.0
 
 
 def check_evaluation(recipe: Recipe, shards: Path) -> None:
@@ -158,6 +160,8 @@ class Validation:
         # Step that `_task` scores.
         self._step = 0
         self._said: set[str] = set()
+        # Whether the evaluation before this one had a CPU of its own.
+        self._had_room = False
 
     def catch_up(self, step: int) -> None:
         """Score what the record lacks of the steps before the one that a run goes on from."""
@@ -176,10 +180,12 @@ class Validation:
         if fault:
             self._take(step, {})
             self._say(step, f"step {step} cannot be evaluated: {fault}")
-        elif ray.available_resources().get("CPU", 0) < self._num_threads:
-            self._score_here(step)
-        else:
+        elif self._has_room():
             self._task, self._step = _Task(checkpoint, self._shards, self._num_threads), step
+            self._had_room = True
+        else:
+            self._had_room = False
+            self._score_here(step)
 
     def poll(self) -> None:
         """Record the evaluation that was begun if it is over; never waits."""
@@ -221,6 +227,14 @@ class Validation:
         needed = {self._step} if self._task is not None else set()
         best = best_step(self._scores, self._recipe.best_metric)
         return needed if best is None else needed | {best}
+
+    def _has_room(self) -> bool:
+        until = time.monotonic() + (_IS_FREED_WITHIN_S if self._had_room else 0)
+        while ray.available_resources().get("CPU", 0) < self._num_threads:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.05)
+        return True
 
     def _take_task(self) -> None:
         assert self._task is not None

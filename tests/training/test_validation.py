@@ -214,20 +214,30 @@ def shards(walker_shards: Path, tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
+def _halt(validation: Validation) -> int:
+    """Stop the process that evaluates, before it has a score; its pid."""
+    task = validation._task
+    assert task is not None
+    assert task.begins()
+    pid = int(ray.get(task._first)["pid"])
+    os.kill(pid, signal.SIGSTOP)
+    return pid
+
+
 @pytest.mark.ray
-def test_steps_go_on_while_a_checkpoint_is_evaluated(shards: Path, tmp_path: Path) -> None:
-    # The evaluation waits at a pipe, until the step before the next one.
-    manifest = shards / "dataset.json"
-    content = manifest.read_bytes()
-    manifest.unlink()
-    os.mkfifo(shards / "pipe")
-    os.link(shards / "pipe", manifest)
+def test_steps_go_on_while_a_checkpoint_is_evaluated(walker_shards: Path, tmp_path: Path) -> None:
     recipe = _recipe(num_steps=8, evaluate_every_steps=4)
     run = tmp_path / "run"
     run.mkdir()
     settings = {
-        **{"record": str(run), "checkpoints": str(run), "shards": str(shards), "command": ""},
-        **{"origin": {}, "num_threads": 1, "steps_before": 0, "report_every_steps": 1},
+        **{"record": str(run), "checkpoints": str(run), "shards": str(walker_shards)},
+        **{
+            "command": "",
+            "origin": {},
+            "num_threads": 1,
+            "steps_before": 0,
+            "report_every_steps": 1,
+        },
     }
     torch.manual_seed(0)
     network = build_model(recipe, 4)
@@ -237,14 +247,11 @@ def test_steps_go_on_while_a_checkpoint_is_evaluated(shards: Path, tmp_path: Pat
         assert not keeper.after_step(step, {"loss": 1.0})
         if step == 4:
             assert keeper._writer is not None
-            assert keeper._writer.validation._task is not None
-            assert keeper._writer.validation._task.begins()
+            pid = _halt(keeper._writer.validation)
     # Three more steps and their checkpoints are there, no score is, and what is scored is kept.
     assert list(list_checkpoints(run)) == [4, 6, 7]
     assert read_lines(run / "evaluations.jsonl") == []
-    manifest.unlink()
-    manifest.write_bytes(content)
-    (shards / "pipe").write_bytes(content)
+    os.kill(pid, signal.SIGCONT)
     assert keeper.after_step(8, {"loss": 1.0})
     assert keeper.finish() == "checkpoint-00000008"
     assert [line["step"] for line in read_lines(run / "evaluations.jsonl")] == [4, 8]
@@ -282,23 +289,39 @@ class TestEvaluationsThatGoWrong:
         assert self._recorded(tmp_path) == [{"step": 12}]
 
     def test_one_whose_process_is_lost_is_repeated(
-        self, validation: Validation, shards: Path, tmp_path: Path
+        self, validation: Validation, tmp_path: Path
     ) -> None:
-        # It waits at a pipe until it is killed; the second finds the file.
-        manifest = shards / "dataset.json"
-        manifest.rename(shards / "kept.json")
-        os.mkfifo(manifest)
         validation.begin(2)
-        assert validation._task is not None
-        assert validation._task.begins()
+        pid = _halt(validation)
         validation.poll()
         assert validation.needed == {2}
-        os.kill(int(ray.get(validation._task._first)["pid"]), signal.SIGKILL)
-        (shards / "kept.json").replace(manifest)
+        os.kill(pid, signal.SIGKILL)
         validation.settle()
         (line,) = self._recorded(tmp_path)
         assert line["step"] == 12
         assert {"rank1_NM", "rank1_BG", "rank1_CL"} == line.keys() - {"step"}
+
+    def test_the_next_one_has_the_place_of_the_one_before(
+        self, validation: Validation, tmp_path: Path
+    ) -> None:
+        checkpoint = tmp_path / "run" / "checkpoint-00000002"
+        shutil.copytree(checkpoint, checkpoint.with_name("checkpoint-00000004"))
+
+        @ray.remote(num_cpus=3)
+        class Others:
+            def are_there(self) -> bool:
+                return True
+
+        others = Others.remote()
+        assert ray.get(others.are_there.remote())
+        try:
+            for step in (2, 4):
+                validation.begin(step)
+                validation.settle()
+        finally:
+            ray.kill(others)
+        assert [line["step"] for line in self._recorded(tmp_path)] == [12, 14]
+        assert not [event for event in _events(tmp_path / "run") if "no CPU" in event]
 
     @pytest.mark.usefixtures("ray_session")
     def test_one_that_finds_no_room_in_time_is_given_up(
