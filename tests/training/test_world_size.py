@@ -9,8 +9,10 @@ the narrow GaitBase below moved the gradients before it by 1 %. So there are two
 - Through Ray in float32, at rates at which the loss moves by some percent: the loss of each step
   agrees to 1e-5, and the weights after 20 steps to 2 % of the way that they have gone.
 
-At the rates of the papers, on eight clips, float32 runs drift apart as one worker drifts from
-itself when its first weights are changed by one rounding: `tests/benchmarks/RESULTS.md`.
+At the rates of the recipes, on eight clips, float32 runs drift apart: within 20 steps the losses
+of GaitBase and LGDiffGait by up to half, of GaitGL by 1e-4, of GaitSet by 4e-5. In doubles nothing
+of that is left (GaitBase at its 0.1: 4e-10), but LGDiffGait at 0.1, whose losses go up to twice
+the first, makes 6e-14 of the first step 3e-5 in 20.
 """
 
 import functools
