@@ -48,7 +48,7 @@ def take_over(folder: Path) -> str:
         TrainingError: The folder cannot be written.
     """
     command = uuid.uuid4().hex
-    _write(folder / _COMMAND, command)
+    _write(folder / _COMMAND, command.encode())
     # By now nobody else adds lines.
     faults = [fault for name in (HISTORY, EVALUATIONS, EVENTS) for fault in _mend(folder / name)]
     if faults:
@@ -83,7 +83,7 @@ def attempt(folder: Path, command: str) -> Iterator[None]:
         # Where the folder is not seen or the disk is full, each attempt finds that out by itself.
         if folder.is_dir():
             with contextlib.suppress(TrainingError):
-                _write(ended, json.dumps({"command": command, "error": str(error)}))
+                _write(ended, json.dumps({"command": command, "error": str(error)}).encode())
         raise
 
 
@@ -109,7 +109,7 @@ class Recorder:
         self._owner = {_COMMAND: command}
         self.check()
         self._owner[_WRITER] = uuid.uuid4().hex
-        _write(folder / _WRITER, self._owner[_WRITER])
+        _write(folder / _WRITER, self._owner[_WRITER].encode())
         for name in (HISTORY, EVALUATIONS, EVENTS):
             cut_torn_line(folder / name)
         history = read_lines(folder / HISTORY)
@@ -189,13 +189,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Lines of a record; a last one that is being written, or was cut off, does not count.
 
     Raises:
-        TrainingError: A line is damaged; `take_over` leaves such lines out.
+        ValueError: A line is damaged; `take_over` leaves such lines out.
     """
     lines = []
     for number, line in enumerate(_whole_lines(path), start=1):
         point = _parsed(line)
         if point is None:
-            raise TrainingError(
+            raise ValueError(
                 f"{path}: line {number} is damaged; the command that trains this run leaves it "
                 f"out when it is given again"
             )
@@ -204,17 +204,17 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _mend(path: Path) -> list[str]:
-    """Leave out the lines of a record that cannot be read; a sentence about each."""
+    """Leave out the lines of a record that are not what was written; a sentence about each."""
     lines = _whole_lines(path)
-    good = [line for line in lines if _parsed(line) is not None]
-    if len(good) == len(lines):
-        return []
-    with whole_file(path) as file:
-        file.write(b"".join(line + b"\n" for line in good))
+    is_good = ["step" in (_parsed(line) or {}) for line in lines]
+    if not all(is_good):
+        _write(
+            path, b"".join(line + b"\n" for line, good in zip(lines, is_good, strict=True) if good)
+        )
     return [
         f"line {number} of {path.name} was damaged and is left out"
-        for number, line in enumerate(lines, start=1)
-        if _parsed(line) is None
+        for number, good in enumerate(is_good, start=1)
+        if not good
     ]
 
 
@@ -223,18 +223,18 @@ def _whole_lines(path: Path) -> list[bytes]:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """What a line says; `None` if it is not what was written."""
+    """What a line says; `None` if it says nothing."""
     try:
         point = json.loads(line)
     except ValueError:
         return None
-    return point if isinstance(point, dict) and "step" in point else None
+    return point if isinstance(point, dict) else None
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     try:
         with whole_file(path) as file:
-            file.write(text.encode())
+            file.write(content)
     except OSError as error:
         raise TrainingError(f"{path} cannot be written: {error.strerror}") from error
 

@@ -134,7 +134,7 @@ class TestDamage:
     def test_a_damaged_line_is_said_and_left_out(self, tmp_path: Path, line: bytes) -> None:
         path = tmp_path / "history.jsonl"
         path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
-        with pytest.raises(TrainingError, match=r"history.jsonl: line 2 is damaged"):
+        with pytest.raises(ValueError, match=r"history.jsonl: line 2 is damaged"):
             read_history(path)
         take_over(tmp_path)
         assert _steps(tmp_path) == [1, 3]
