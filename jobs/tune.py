@@ -54,7 +54,8 @@ class Options:
     use_gpu: bool = False
     """One GPU a worker."""
     tracking_uri: str = ""
-    """MLflow server or store; MLFLOW_TRACKING_URI, or sqlite:///mlflow.db here."""
+    """MLflow server or store; MLFLOW_TRACKING_URI, or sqlite:///mlflow.db here. `offline`: as for
+    train.py, whose --send takes the folder of a grid too."""
     experiment: str = "raygait"
     """MLflow experiment."""
     address: str | None = None
@@ -73,8 +74,10 @@ def main() -> int:
     options = tyro.cli(Options, prog="tune.py", description=__doc__)
     # Imported late: torch, Ray and MLflow take seconds that --help need not wait for.
     from raygait.experiments import tracking
+    from raygait.experiments.outbox import Outbox
     from raygait.recipes import ablations, named
     from raygait.recipes.schema import with_overrides
+    from raygait.training.launch import MLFLOW_RUN
     from raygait.tuning.grid import run_grid, run_table
 
     shared = {}
@@ -89,9 +92,9 @@ def main() -> int:
         raise RecipeError(f"{options.recipe} is a table, its rows are given: leave --grid out")
     recipe = named.recipe(table.recipe if table else options.recipe)
     recipe = recipe if table else with_overrides(recipe, shared)
-    parent = tracking.remembered_run(
-        options.out / name / "mlflow.json",
-        tracking.prepare(options.tracking_uri),
+    parent = Outbox.open(
+        options.out / name / MLFLOW_RUN,
+        options.tracking_uri,
         options.experiment,
         name,
         parameters={
@@ -99,7 +102,10 @@ def main() -> int:
             "recipe": recipe.name,
             **{f"grid.{path}": values for path, values in grid.items()},
         },
+        data=[tracking.data_of(options.shards)],
     )
+    parent.begin()
+    parent.try_to_connect()
     where = {
         "shards": options.shards,
         "out": options.out,

@@ -1,13 +1,13 @@
 """Runs in MLflow: opened by a driver, written to from wherever the run computes.
 
 Only plain values cross process borders: a tracking URI and a run id. Any MLflow tracking URI works;
-without one, a sqlite file in the working directory is used.
+without one, a sqlite file in the working directory is used. A run that must not depend on whether
+the server answers is an `outbox.Outbox`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -16,23 +16,29 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import mlflow
+import pyarrow as pa
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_SOURCE_NAME
 
 import raygait
 from raygait.errors import RegistryError
-from raygait.shards.writer import whole_file
+from raygait.shards import reader
+from raygait.shards.schema import SCHEMA
 
 logger = logging.getLogger(__name__)
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 # The server takes at most 1000 metrics and 100 parameters a call.
 _METRICS_A_CALL, _PARAMETERS_A_CALL = 1000, 100
+# Of a point: where it is on the axes, and when it was measured. All else are metrics.
+_STEP, _TIME = "step", "unix_s"
+# What MLflow takes of a digest.
+_DIGEST_LENGTH = 36
 
 
 @dataclass(frozen=True)
@@ -60,16 +66,18 @@ class Run:
     def log_history(self, points: Sequence[Mapping[str, float]]) -> None:
         """Record many steps in few calls; each point has a `step` and its metrics.
 
-        A call takes whole points: whoever is killed between two calls has not sent half a step.
+        A call takes whole points: whoever is killed between two calls has not sent half a step. A
+        point with `unix_s`, when it was measured, may be sent again and again: a server that
+        already has it, because only its answer was lost, keeps it once.
         """
-        now_ms = int(time.time() * 1000)
+        now_s = time.time()
         client = self.client()
         batch: list[Metric] = []
         for point in points:
             metrics = [
-                Metric(name, float(value), now_ms, int(point["step"]))
+                Metric(name, float(value), int(1000 * point.get(_TIME, now_s)), int(point[_STEP]))
                 for name, value in point.items()
-                if name != "step"
+                if name not in (_STEP, _TIME)
             ]
             if len(batch) + len(metrics) > _METRICS_A_CALL:
                 client.log_batch(self.run_id, metrics=batch)
@@ -78,10 +86,10 @@ class Run:
         if batch:
             client.log_batch(self.run_id, metrics=batch)
 
-    def last_step(self, metric: str) -> int:
-        """The highest step that the server has of a metric; 0 for none."""
+    def steps(self, metric: str) -> set[int]:
+        """The steps that the server has of a metric."""
         points = self.client().get_metric_history(self.run_id, metric)
-        return max((point.step for point in points), default=0)
+        return {point.step for point in points}
 
     def log_parameters(self, values: Mapping[str, Any]) -> None:
         """Record parameters by dotted path."""
@@ -99,13 +107,114 @@ class Run:
         """Record a JSON artefact."""
         self.client().log_dict(self.run_id, dict(value), name)
 
+    def log_data(self, data: Sequence[Data]) -> None:
+        """Record what the run reads; what is recorded already stays as it is."""
+        inputs = [
+            DatasetInput(one.to_mlflow(), [InputTag("mlflow.data.context", one.context)])
+            for one in data
+        ]
+        if inputs:
+            self.client().log_inputs(self.run_id, datasets=inputs)
+
     def log_text(self, text: str, name: str) -> None:
         """Record a text artefact."""
         self.client().log_text(self.run_id, text, name)
 
+    def connect(self) -> Run:
+        """The run itself, see `outbox.Outbox`."""
+        return self
+
     def end(self, status: RunStatus = "FINISHED") -> None:
         """Close the run."""
         self.client().set_terminated(self.run_id, status)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A folder of shards that a run reads, as MLflow shows it.
+
+    Attributes:
+        name: Names of its data sets.
+        digest: `reader.digest` of the folder: equal digests, equal rows.
+        source: The folder.
+        num_rows: Sequences in it.
+        num_subjects: People who walk in them.
+        context: What they are for.
+    """
+
+    name: str
+    digest: str
+    source: str
+    num_rows: int
+    num_subjects: int
+    context: str = "training"
+
+    def to_mlflow(self) -> Dataset:
+        """The entity that MLflow stores; the digest is cut, its profile has the whole."""
+        profile = {
+            "num_rows": self.num_rows,
+            "num_subjects": self.num_subjects,
+            "digest": self.digest,
+        }
+        columns = [
+            {"type": _column_type(field.type), "name": field.name, "required": not field.nullable}
+            for field in SCHEMA
+        ]
+        return Dataset(
+            name=self.name,
+            digest=self.digest[:_DIGEST_LENGTH],
+            source_type="local",
+            source=json.dumps({"uri": self.source}),
+            schema=json.dumps({"mlflow_colspec": columns}),
+            profile=json.dumps(profile),
+        )
+
+
+def data_of(shards: Path) -> Data:
+    """What MLflow is to know of a folder of shards; two small columns are read.
+
+    Raises:
+        ShardError: The shards are not there, not finished, or damaged.
+    """
+    rows = reader.read_rows(shards, columns=["dataset", "subject"])
+    return Data(
+        name="+".join(sorted(set(rows["dataset"].to_pylist()))) or shards.name,
+        digest=reader.digest(shards),
+        source=str(shards.absolute()),
+        num_rows=len(rows),
+        num_subjects=len(set(rows["subject"].to_pylist()) - {""}),
+    )
+
+
+def _column_type(kind: pa.DataType) -> str:
+    """MLflow's word for the type of a column; lists are of what they hold."""
+    if pa.types.is_list(kind):
+        return _column_type(kind.value_type)
+    words = {"int32": "integer", "int64": "long", "bool": "boolean", "large_binary": "binary"}
+    return words.get(str(kind), str(kind))
+
+
+class Closes(Protocol):
+    """A run that can be closed."""
+
+    def end(self, status: RunStatus = "FINISHED") -> None:
+        """Close it."""
+
+
+ClosesT = TypeVar("ClosesT", bound=Closes)
+
+
+def resolve(tracking_uri: str) -> str:
+    """A tracking URI that means the same in every process; the server is not asked.
+
+    Args:
+        tracking_uri: An MLflow tracking URI; empty means `MLFLOW_TRACKING_URI`, and without that
+            `sqlite:///mlflow.db` here.
+    """
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "") or "sqlite:///mlflow.db"
+    if uri.startswith("sqlite:///"):
+        uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    return uri
 
 
 def prepare(tracking_uri: str) -> str:
@@ -115,18 +224,22 @@ def prepare(tracking_uri: str) -> str:
     one fails; so the driver opens it once, first.
 
     Args:
-        tracking_uri: An MLflow tracking URI; empty means `sqlite:///mlflow.db` here.
+        tracking_uri: As for `resolve`.
 
     Returns:
-        The URI with a local path made absolute, so that it means the same in every process.
+        What `resolve` returns.
+
+    Raises:
+        RegistryError: The server does not answer, or nothing can be stored there.
     """
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "") or "sqlite:///mlflow.db"
-    if uri.startswith("sqlite:///"):
-        database = Path(uri.removeprefix("sqlite:///")).absolute()
-        database.parent.mkdir(parents=True, exist_ok=True)
-        uri = f"sqlite:///{database}"
-    with quietly():
-        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    uri = resolve(tracking_uri)
+    try:
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        with quietly():
+            MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    except Exception as error:  # whatever the store's own library raises
+        raise RegistryError(f"MLflow cannot be used at {uri}: {error}") from error
     return uri
 
 
@@ -150,13 +263,7 @@ def open_run(
         tags: Extra tags.
     """
     client = MlflowClient(tracking_uri=tracking_uri)
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        experiment_id = client.create_experiment(
-            experiment, artifact_location=_artifact_location(tracking_uri, experiment)
-        )
-    else:
-        experiment_id = found.experiment_id
+    experiment_id = find_experiment(client, tracking_uri, experiment)
     all_tags = {
         MLFLOW_RUN_NAME: name,
         MLFLOW_SOURCE_NAME: f"raygait {raygait.__version__}",
@@ -185,63 +292,47 @@ def find_run(tracking_uri: str, run_id: str) -> Run:
     return Run(tracking_uri, experiment.name, run_id)
 
 
-def remembered_run(
-    path: Path,
-    tracking_uri: str,
-    experiment: str,
-    name: str,
-    *,
-    parameters: Mapping[str, Any] | None = None,
-) -> Run:
-    """The run that a folder belongs to: opened again if there is one, else a new one.
-
-    A training run or a grid that goes on after its driver died thus goes on in the same MLflow
-    run: its curves have no gap, and no run is left behind as if it were still going.
-
-    Args:
-        path: JSON file in the folder that remembers the run.
-        tracking_uri: As `prepare` returned it; another server than the remembered one gets a new
-            run.
-        experiment: As for `open_run`.
-        name: As for `open_run`.
-        parameters: As for `open_run`.
-    """
-    known = recall_run(path)
-    if known is not None and known.tracking_uri == tracking_uri:
-        client = known.client()
-        try:
-            client.update_run(known.run_id, status="RUNNING")
-        except MlflowException:
-            logger.warning("%s: the server no longer has run %s", path, known.run_id)
-        else:
-            return known
-    run = open_run(tracking_uri, experiment, name, parameters=parameters)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file:
-        file.write((json.dumps(dataclasses.asdict(run), indent=2) + "\n").encode())
-    return run
+def find_experiment(client: MlflowClient, tracking_uri: str, experiment: str) -> str:
+    """Id of an experiment, which is made if it does not exist."""
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        location = _artifact_location(tracking_uri, experiment)
+        return str(client.create_experiment(experiment, artifact_location=location))
+    return str(found.experiment_id)
 
 
 def recall_run(path: Path) -> Run | None:
-    """The run that `remembered_run` wrote into this file; `None` if there is none."""
+    """The run whose outbox this file is; `None` if there is none, or none in MLflow yet."""
     try:
-        return Run(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        kept = json.loads(path.read_text())
+        run = Run(kept["tracking_uri"], kept["experiment"], kept["run_id"])
+    except (OSError, ValueError, TypeError, KeyError):
         return None
+    return run if run.run_id else None
 
 
 @contextlib.contextmanager
-def closing(run: Run) -> Iterator[Run]:
-    """Close a run when the block ends: finished, failed when it raised, killed when stopped."""
+def closing(run: ClosesT) -> Iterator[ClosesT]:
+    """Close a run when the block ends: finished, failed when it raised, killed when stopped.
+
+    What the block did counts, not whether the server hears of it.
+    """
     try:
         yield run
     except (KeyboardInterrupt, SystemExit):
-        run.end("KILLED")
+        _end(run, "KILLED")
         raise
     except BaseException:
-        run.end("FAILED")
+        _end(run, "FAILED")
         raise
-    run.end("FINISHED")
+    _end(run, "FINISHED")
+
+
+def _end(run: Closes, status: RunStatus) -> None:
+    try:
+        run.end(status)
+    except Exception as error:  # a server may fail in any way
+        logger.warning("MLflow was not told that the run is %s: %s", status.lower(), error)
 
 
 @contextlib.contextmanager

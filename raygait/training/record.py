@@ -4,6 +4,8 @@
     evaluations.jsonl    one line an evaluation: step, rank-1 of each probe set
     events.jsonl         one line for each thing worth knowing: went on from where, what was damaged
 
+Lines of the first two say when they were measured (`unix_s`).
+
 The worker of rank 0 writes them into the run's folder itself, history before checkpoints, so that
 a run which goes on from a checkpoint has every step before it on record, and no step twice.
 
@@ -18,6 +20,7 @@ import contextlib
 import errno
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -119,7 +122,7 @@ class Recorder:
     def add(self, point: Mapping[str, float]) -> None:
         """Take a step's values; a step that is on record already is not recorded again."""
         if point["step"] > self.last_step:
-            self._unwritten.append(point)
+            self._unwritten.append({**point, "unix_s": _now()})
 
     def flush(self) -> None:
         """Write what was added since the last time; it is on disk when this returns.
@@ -134,7 +137,7 @@ class Recorder:
 
     def evaluated(self, step: int, scores: Mapping[str, float]) -> None:
         """Record an evaluation; without scores it says that there will be none."""
-        self._append(EVALUATIONS, [{"step": step, **scores}])
+        self._append(EVALUATIONS, [{"step": step, **scores, "unix_s": _now()}])
 
     def say(self, step: int, event: str) -> None:
         """Record something worth knowing; the command that trains logs it."""
@@ -175,6 +178,10 @@ class Recorder:
             ) from error
 
 
+def _now() -> float:
+    return round(time.time(), 3)
+
+
 def read_history(path: Path) -> list[dict[str, float]]:
     """The recorded steps of a run, in order, with the scores of those that were evaluated.
 
@@ -182,7 +189,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
         path: `history.jsonl` of a run; no steps when there is no such file yet.
     """
     scores = {line.get("step"): line for line in read_lines(path.with_name(EVALUATIONS))}
-    return [point | scores.get(point.get("step"), {}) for point in read_lines(path)]
+    return [scores.get(point.get("step"), {}) | point for point in read_lines(path)]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -9,52 +9,75 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from raygait.experiments.outbox import OFFLINE, Outbox
 from raygait.experiments.tracking import Run
+from raygait.training.environment import ENVIRONMENT
 from raygait.training.record import EVALUATIONS, EVENTS, HISTORY
 from raygait.training.validation import METRIC, scores_of
 
 logger = logging.getLogger(__name__)
 # What a line of progress says, of what the run has.
 _SHOWN = ("loss", "triplet_loss", "identity_loss", "segmentation_loss", "accuracy", "mask_iou")
+# Beside the curves: files of the run's folder that MLflow gets as they are, when they have changed.
+_FILES = ("recipe.json", ENVIRONMENT, EVENTS)
 # MLflow's client tries a server that does not answer for minutes before it gives up.
 _LAST_WORDS_S = 60.0
 
 
 @contextmanager
-def watched(folder: Path, run: Run | None, num_steps: int, every_s: float = 5.0) -> Iterator[None]:
+def watched(
+    folder: Path, run: Run | Outbox | None, num_steps: int, every_s: float = 5.0
+) -> Iterator[None]:
     """Watch a run's record for a `with` block.
 
     Args:
         folder: The run's.
-        run: MLflow run that gets the curves.
+        run: MLflow run that gets the curves and the folder's files.
         num_steps: Steps of all phases.
         every_s: Seconds between looks.
     """
+    if isinstance(run, Outbox):
+        run.begin()
     stop = threading.Event()
     log = _Log(folder, num_steps)
     threads = [_repeat(log.look, stop, every_s, "training-progress")]
-    if run is not None:
-        threads.append(_repeat(_Curves(folder, run).send, stop, every_s, "training-mlflow"))
+    sender = None if run is None or _is_offline(run) else _Sender(folder, run)
+    if sender is not None:
+        threads.append(_repeat(sender.send, stop, every_s, "training-mlflow"))
     try:
         yield
     finally:
         stop.set()
         for thread in threads:
             thread.join(timeout=_LAST_WORDS_S)
-        if any(thread.is_alive() for thread in threads):
+        if sender is not None and (sender.has_unsent or threads[-1].is_alive()):
             logger.warning(
-                "MLflow does not answer; the curves are in %s, the same command again sends them",
-                folder / HISTORY,
+                "MLflow has not got everything; %s keeps it: the same command again sends it, and "
+                "so does python jobs/train.py --send %s",
+                folder,
+                folder,
             )
+
+
+def send(folder: Path, run: Run | Outbox) -> bool:
+    """Send what MLflow does not have of a run's folder; whether it has everything now."""
+    sender = _Sender(folder, run)
+    sender.send()
+    return not sender.has_unsent
+
+
+def _is_offline(run: Run | Outbox) -> bool:
+    return run.tracking_uri == OFFLINE
 
 
 def _repeat(look: Any, stop: threading.Event, every_s: float, name: str) -> threading.Thread:
     def watch() -> None:
+        look()
         while not stop.wait(every_s):
             look()
         look()
@@ -109,40 +132,69 @@ class _Log:
             logger.info("step %d: rank-1 of the test subjects (%%)  %s", line["step"], scores)
 
 
-class _Curves:
+class _Sender:
     """Sends the record to MLflow, each step once."""
 
-    def __init__(self, folder: Path, run: Run) -> None:
+    def __init__(self, folder: Path, run: Run | Outbox) -> None:
+        self._folder = folder
         self._run = run
         self._tails = [_Tail(folder / name) for name in (HISTORY, EVALUATIONS)]
         self._unsent: list[list[dict[str, Any]]] = [[], []]
         # The server may have any of it, from a command before or a call that timed out.
         self._knows_what_it_has = False
-        self._is_away = False
+        self._sizes = dict.fromkeys(_FILES, 0)
+        self._complaints: set[str] = set()
+        self.has_unsent = True
 
     def send(self) -> None:
         """Send what is new, or keep it if the server does not take it."""
-        for tail, unsent in zip(self._tails, self._unsent, strict=True):
-            unsent += tail.read()
-        if not any(self._unsent):
-            return
+        # Files last: who keeps them may be away while the curves can be had.
+        steps = {
+            f"does not answer at {self._run.tracking_uri}": self._run.connect,
+            "does not take the curves": self._send_curves,
+            "does not take the files": self._send_files,
+        }
+        self.has_unsent = not all(self._try(what, step) for what, step in steps.items())
+
+    def _try(self, fault: str, step: Callable[[], object]) -> bool:
         try:
-            for number, points in enumerate(self._unsent):
-                if not self._knows_what_it_has:
-                    points = self._without_sent(points)
-                self._run.log_history(points)
-                self._unsent[number] = []
+            step()
         except Exception as error:  # a server may fail in any way, training goes on
             self._knows_what_it_has = False
-            if not self._is_away:
-                logger.warning("MLflow did not take the curves, they are kept: %s", error)
-            self._is_away = True
-        else:
-            self._knows_what_it_has = True
-            self._is_away = False
+            if fault not in self._complaints:
+                logger.warning(
+                    "MLflow %s, what it misses is kept in %s: %s", fault, self._folder, error
+                )
+            self._complaints.add(fault)
+            return False
+        if fault in self._complaints:
+            logger.info("MLflow is back")
+            self._complaints.remove(fault)
+        return True
 
-    def _without_sent(self, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        # A point is sent whole, so one of its values tells; every step has a loss.
-        names = {name for point in points for name in point if name.startswith(METRIC)}
-        sent = max((self._run.last_step(name) for name in names or {"loss"}), default=0)
-        return [point for point in points if point["step"] > sent]
+    def _send_curves(self) -> None:
+        for tail, unsent in zip(self._tails, self._unsent, strict=True):
+            unsent += tail.read()
+        run = self._run.connect()
+        for number, points in enumerate(self._unsent):
+            if not self._knows_what_it_has:
+                points = _without_sent(run, points)
+            run.log_history(points)
+            self._unsent[number] = []
+        self._knows_what_it_has = True
+
+    def _send_files(self) -> None:
+        run = self._run.connect()
+        for name, sent in self._sizes.items():
+            path = self._folder / name
+            size = path.stat().st_size if path.exists() else 0
+            if size != sent:
+                run.log_text(path.read_text(), name)
+                self._sizes[name] = size
+
+
+def _without_sent(run: Run, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    # A point is sent whole, so one of its values tells; every step has a loss.
+    names = {name for point in points for name in point if name.startswith(METRIC)}
+    sent = set().union(*(run.steps(name) for name in names or {"loss"}))
+    return [point for point in points if point["step"] not in sent]

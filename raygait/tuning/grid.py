@@ -32,10 +32,12 @@ from raygait.errors import (
 )
 from raygait.evaluation.benchmark import score_model
 from raygait.experiments import tracking
+from raygait.experiments.outbox import OFFLINE, Outbox
 from raygait.experiments.tracking import Run
 from raygait.recipes.ablations import AblationTable
 from raygait.recipes.schema import Recipe, from_dict, with_overrides
-from raygait.training.launch import train
+from raygait.training.launch import MLFLOW_RUN, train
+from raygait.training.watching import send
 
 _CELL_TAG = "raygait.cell"
 # Tune refuses a trial that asks for nothing; a byte of memory is as near as it goes.
@@ -109,7 +111,7 @@ def run_grid(
     out: Path,
     *,
     name: str,
-    parent: Run,
+    parent: Run | Outbox,
     metric: str = "NM",
     num_workers: int = 1,
     num_threads: int = 1,
@@ -169,7 +171,7 @@ def run_table(
     out: Path,
     *,
     name: str,
-    parent: Run,
+    parent: Run | Outbox,
     metric: str = "NM",
     num_workers: int = 1,
     num_threads: int = 1,
@@ -225,7 +227,7 @@ def _run_cells(
     shards: Path,
     folder: Path,
     *,
-    parent: Run,
+    parent: Run | Outbox,
     metric: str,
     num_workers: int,
     num_threads: int,
@@ -242,11 +244,7 @@ def _run_cells(
     settings = {
         "shards": str(shards.absolute()),
         "out": str(folder.absolute()),
-        "parent": {
-            "tracking_uri": parent.tracking_uri,
-            "experiment": parent.experiment,
-            "run_id": parent.run_id,
-        },
+        "parent": str(parent.path.absolute()) if isinstance(parent, Outbox) else parent,
         "num_workers": num_workers,
         "num_threads": num_threads,
         "use_gpu": use_gpu,
@@ -286,7 +284,7 @@ def _run_cells(
                 printed=printed,
             )
         )
-    _end_open_children(parent)
+    _settle([folder / _name(overrides) for overrides, _, _ in planned])
     result = GridResult(metric, cells)
     parent.log_metrics({f"best_{name}": value for name, value in result.best.scores.items()})
     parent.log_text(result.to_text() + "\n", "grid.txt")
@@ -302,13 +300,19 @@ def _run_cell(config: dict[str, Any], settings: dict[str, Any]) -> None:
     """
     overrides = config["cell"]["overrides"]
     recipe = from_dict(config["cell"]["recipe"])
-    parent = Run(**settings["parent"])
-    run = _child(parent, overrides, recipe)
+    shards, parent = Path(settings["shards"]), settings["parent"]
+    run = _child(
+        Outbox(Path(parent)) if isinstance(parent, str) else parent,
+        overrides,
+        recipe,
+        shards,
+        Path(settings["out"]),
+    )
     try:
         with tracking.closing(run):
             result = train(
                 recipe,
-                Path(settings["shards"]),
+                shards,
                 Path(settings["out"]),
                 name=_name(overrides),
                 num_workers=settings["num_workers"],
@@ -317,7 +321,7 @@ def _run_cell(config: dict[str, Any], settings: dict[str, Any]) -> None:
                 max_failures=settings["max_failures"],
                 run=run,
             )
-            scores = score_model(result.checkpoint, Path(settings["shards"]))
+            scores = score_model(result.checkpoint, shards)
             if math.isnan(scores[settings["metric"]]):
                 raise DatasetError(f"the shards have no pair to score {settings['metric']} by")
             run.log_metrics({f"rank1_{name}": value for name, value in scores.items()})
@@ -327,40 +331,31 @@ def _run_cell(config: dict[str, Any], settings: dict[str, Any]) -> None:
     ray.tune.report({"scores": scores, "checkpoint": str(result.checkpoint), "run_id": run.run_id})
 
 
-def _child(parent: Run, overrides: Mapping[str, Any], recipe: Recipe) -> Run:
+def _child(
+    parent: Run | Outbox, overrides: Mapping[str, Any], recipe: Recipe, shards: Path, out: Path
+) -> Outbox:
     """The cell's MLflow run: the one it already has when the grid is run again, else a new one."""
-    client = parent.client()
-    experiment = client.get_experiment_by_name(parent.experiment)
-    found = client.search_runs(
-        [experiment.experiment_id],
-        filter_string=(
-            f"tags.`mlflow.parentRunId` = '{parent.run_id}' "
-            f"and tags.`{_CELL_TAG}` = '{_name(overrides)}'"
-        ),
-        max_results=1,
-    )
-    if found:
-        client.update_run(found[0].info.run_id, status="RUNNING")
-        return Run(parent.tracking_uri, parent.experiment, found[0].info.run_id)
-    return tracking.open_run(
+    return Outbox.open(
+        out / _name(overrides) / MLFLOW_RUN,
         parent.tracking_uri,
         parent.experiment,
         ", ".join(f"{path}={value}" for path, value in overrides.items()),
         parent=parent,
         parameters=recipe.to_flat(),
         tags={_CELL_TAG: _name(overrides)},
+        data=[tracking.data_of(shards)],
     )
 
 
-def _end_open_children(parent: Run) -> None:
-    """A trial that was lost could not close its run."""
-    client = parent.client()
-    experiment = client.get_experiment_by_name(parent.experiment)
-    for child in client.search_runs(
-        [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.run_id}'"
-    ):
-        if child.info.status == "RUNNING":
-            client.set_terminated(child.info.run_id, "FAILED")
+def _settle(children: Sequence[Path]) -> None:
+    """Close the runs of trials that were lost, and send what the server has missed of any."""
+    for folder in children:
+        if (folder / MLFLOW_RUN).exists():
+            child = Outbox(folder / MLFLOW_RUN)
+            if child.status == "RUNNING":
+                child.end("FAILED")
+            if child.tracking_uri != OFFLINE:
+                send(folder, child)
 
 
 def _key(overrides: Mapping[str, Any]) -> str:

@@ -1,4 +1,3 @@
-import json
 import multiprocessing
 from pathlib import Path
 
@@ -49,24 +48,29 @@ def test_a_stopped_block_leaves_a_killed_run(uri: str) -> None:
     assert run.client().get_run(run.run_id).info.status == "KILLED"
 
 
-def test_a_folder_goes_on_in_the_run_that_it_remembers(uri: str, tmp_path: Path) -> None:
-    path = tmp_path / "run" / "mlflow.json"
-    first = tracking.remembered_run(path, uri, "tests", "one", parameters={"a": 1})
-    first.log_history([{"step": 3, "loss": 1.0}])
-    first.end("KILLED")
-    again = tracking.remembered_run(path, uri, "tests", "one", parameters={"a": 1})
-    assert again == first == tracking.recall_run(path)
-    assert again.client().get_run(again.run_id).info.status == "RUNNING"
-    assert again.last_step("loss") == 3
-    assert again.last_step("nothing") == 0
+def test_a_point_that_says_when_it_was_measured_is_kept_once(uri: str) -> None:
+    run = tracking.open_run(uri, "tests", "twice")
+    points = [{"step": step, "loss": 1 / step, "unix_s": 1.7e9 + step / 4} for step in (1, 2, 3)]
+    run.log_history(points[:2])
+    run.log_history(points)
+    history = run.client().get_metric_history(run.run_id, "loss")
+    assert [(point.step, point.timestamp) for point in history] == [
+        (step, 1_700_000_000_000 + 250 * step) for step in (1, 2, 3)
+    ]
+    assert run.steps("loss") == {1, 2, 3}
+    assert run.steps("unix_s") == run.steps("nothing") == set()
 
 
-def test_a_run_that_the_server_has_lost_is_replaced(uri: str, tmp_path: Path) -> None:
-    path = tmp_path / "mlflow.json"
-    path.write_text(json.dumps({"tracking_uri": uri, "experiment": "tests", "run_id": "0" * 32}))
-    run = tracking.remembered_run(path, uri, "tests", "new")
-    assert run.run_id != "0" * 32
-    assert tracking.recall_run(path) == run
+def test_a_block_counts_although_the_server_does_not_hear_of_its_end(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = Run("http://127.0.0.1:9", "tests", "0" * 32)
+    with tracking.closing(away):
+        pass
+    assert "was not told that the run is finished" in caplog.text
+    with pytest.raises(KeyError), tracking.closing(away):
+        raise KeyError
 
 
 def test_children_know_their_parent(uri: str) -> None:

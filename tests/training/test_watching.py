@@ -5,8 +5,9 @@ import pytest
 
 from raygait.experiments import tracking
 from raygait.experiments.tracking import Run
-from raygait.training.record import Recorder
-from raygait.training.watching import watched
+from raygait.training.environment import note_environment
+from raygait.training.record import Recorder, read_history
+from raygait.training.watching import send, watched
 
 
 @pytest.fixture
@@ -57,10 +58,39 @@ def test_a_server_that_is_away_is_mentioned_once_and_gets_it_all_later(
     with watched(tmp_path / "run", away, 4, every_s=0.01):
         _record(recorder, 1)
         _record(recorder, 2)
-    assert sum("MLflow did not take" in record.message for record in caplog.records) == 1
+    assert sum("MLflow does not take" in record.message for record in caplog.records) == 1
+    assert sum("--send" in record.message for record in caplog.records) == 1
     with watched(tmp_path / "run", run, 4, every_s=0.01):
         _record(recorder, 3)
     assert _sent(run, "loss") == [1, 2, 3]
+
+
+def test_a_step_that_never_arrived_is_sent_although_later_ones_did(
+    tmp_path: Path, run: Run, recorder: Recorder
+) -> None:
+    _record(recorder, 1, 2, 3)
+    run.log_history(read_history(tmp_path / "run" / "history.jsonl")[::2])
+    assert send(tmp_path / "run", run)
+    assert sorted(_sent(run, "loss")) == [1, 2, 3]
+
+
+def test_recipe_and_environment_arrive_as_files_and_again_when_they_change(
+    tmp_path: Path, run: Run, recorder: Recorder
+) -> None:
+    def stored(name: str) -> str:
+        folder = tmp_path / "down"
+        folder.mkdir(exist_ok=True)
+        return Path(run.client().download_artifacts(run.run_id, name, str(folder))).read_text()
+
+    (tmp_path / "run" / "recipe.json").write_text('{"name": "small"}')
+    note_environment(tmp_path / "run", 0, {"num_workers": 2})
+    with watched(tmp_path / "run", run, 4, every_s=0.01):
+        _record(recorder, 1)
+    assert stored("recipe.json") == '{"name": "small"}'
+    assert stored("environment.jsonl") == '{"step": 0, "num_workers": 2}\n'
+    with watched(tmp_path / "run", run, 4, every_s=0.01):
+        note_environment(tmp_path / "run", 1, {"num_workers": 1})
+    assert stored("environment.jsonl").count("\n") == 2
 
 
 def test_events_scores_and_steps_are_logged_once(

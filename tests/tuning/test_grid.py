@@ -4,10 +4,12 @@ import pytest
 
 from raygait.errors import ClusterTooSmall, RecipeError, TrainingError
 from raygait.experiments import tracking
+from raygait.experiments.outbox import Outbox
 from raygait.recipes import named
 from raygait.recipes.ablations import AblationTable, Row
 from raygait.recipes.saved_model import load_model
 from raygait.recipes.schema import Recipe, with_overrides
+from raygait.shards import reader
 from raygait.tuning.grid import Cell, GridResult, run_grid, run_table
 
 
@@ -87,7 +89,8 @@ def test_a_grid_trains_every_cell_under_one_parent_run_and_names_the_best(
     walker_shards: Path, tmp_path: Path
 ) -> None:
     uri = tracking.prepare(f"sqlite:///{tmp_path}/mlflow.db")
-    parent = tracking.open_run(uri, "tests", "grid")
+    parent = Outbox.open(tmp_path / "runs" / "grid" / "mlflow.json", uri, "tests", "grid")
+    parent.begin()
     grid = {"model.drop_ratio": [0.1, 0.5], "optim.learning_rate": [1e-3, 1e30]}
     with tracking.closing(parent):
         result = run_grid(
@@ -112,7 +115,7 @@ def test_a_grid_trains_every_cell_under_one_parent_run_and_names_the_best(
     assert result.best.overrides["optim.learning_rate"] == 1e-3
     assert 0 <= result.best.scores["NM"] <= 100
 
-    client = parent.client()
+    client = parent.connect().client()
     experiment = client.get_experiment_by_name("tests")
     children = client.search_runs(
         [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.run_id}'"
@@ -124,6 +127,12 @@ def test_a_grid_trains_every_cell_under_one_parent_run_and_names_the_best(
     stored = client.get_run(result.best.run_id).data
     assert stored.metrics["rank1_NM"] == pytest.approx(result.best.scores["NM"])
     assert stored.params["optim.learning_rate"] == "0.001"
+    # The record of a cell is that of any run.
+    assert [p.step for p in client.get_metric_history(result.best.run_id, "loss")] == [1, 2]
+    (read,) = client.get_run(result.best.run_id).inputs.dataset_inputs
+    assert read.dataset.digest == reader.digest(walker_shards)[:36]
+    files = {item.path for item in client.list_artifacts(result.best.run_id)}
+    assert {"recipe.json", "environment.jsonl"} <= files
     best = client.get_run(parent.run_id).data.tags["raygait.best_run"]
     assert best == result.best.run_id
 
