@@ -19,6 +19,7 @@
     ├── ModelInputError         a tensor does not fit the model (rank, size, length, values)
     ├── ClusterTooSmall         not one worker, or not all that were asked for, can be placed
     ├── TrainingError           a run cannot start, continue or be trusted
+    │   └── UntrustedStep       a loss or gradient is not finite or has exploded, on all workers
     └── RegistryError           a model version cannot be written, found or trusted
 
 Each takes **one positional message**: an exception with keyword-only arguments does not
@@ -113,6 +114,10 @@ class ClusterTooSmall(RaygaitError):
 
 class TrainingError(RaygaitError):
     """A run cannot start, cannot continue, or its result cannot be trusted."""
+
+
+class UntrustedStep(TrainingError):
+    """A step's loss or gradient is not finite or has exploded; all workers raise it together."""
 
 
 class RegistryError(RaygaitError):

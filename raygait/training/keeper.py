@@ -109,6 +109,13 @@ class Keeper:
         self._place.leave()
         return checkpoint_path(self._run, self._last_step).name
 
+    def give_up(self) -> None:
+        """Keep the steps that led to one which cannot be trusted; all workers call it together."""
+        if self._writer is not None:
+            self._writer.recorder.flush()
+            self._writer.validation.settle(is_end=True)
+        self._place.leave()
+
     def _resume(self) -> int:
         """Load the newest checkpoint that is not damaged; the steps it has done, 0 for none."""
         # One worker looks: what a file system shows to two of them may differ for a moment.

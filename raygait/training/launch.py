@@ -22,12 +22,13 @@ from raygait.batches.columns import check_rows
 from raygait.batches.sampler import rank_positions
 from raygait.datasets import protocols
 from raygait.errors import ClusterTooSmall, RecipeError, SplitMismatch, TrainingError
+from raygait.experiments.outbox import Outbox
 from raygait.experiments.tracking import Run
 from raygait.recipes.schema import Recipe, build_model, from_json
 from raygait.shards import reader
 from raygait.shards.writer import remove_leftovers, whole_file
 from raygait.training.checkpoint import damage_of, differences, newest_checkpoint, same_run
-from raygait.training.loop import make_optimiser, train_worker
+from raygait.training.loop import StepFailed, make_optimiser, train_worker
 from raygait.training.phases import freeze, frozen_groups, phases_of
 from raygait.training.record import HISTORY, attempt, read_history, take_over
 from raygait.training.transfer import (
@@ -85,7 +86,7 @@ def train(
     num_threads: int = 1,
     use_gpu: bool = False,
     start: Start | None = None,
-    run: Run | None = None,
+    run: Run | Outbox | None = None,
     max_failures: int = 2,
     report_every_steps: int = 10,
     compile_network: bool = False,
@@ -109,12 +110,15 @@ def train(
         use_gpu: One GPU and the nccl backend a worker, otherwise gloo on CPU.
         start: Model whose weights the run starts from; identities that it does not know get fresh
             rows in the classifier. Kept in the run's folder.
-        run: MLflow run that gets the curves.
-        max_failures: Times a lost worker is replaced before the run fails.
+        run: MLflow run that gets the curves; an outbox if it may be away.
+        max_failures: Times a lost worker is replaced before the run fails. A step that cannot be
+            trusted would be the same again, and ends the run at once.
         report_every_steps: Steps between writes of the history.
-        compile_network: Let torch compile the network first. It does not pay on a CPU: a step at
-            P2 K2 of gaitgl-demo takes 0.107 s against 0.065 s after 62 s for the first, one of
-            gaitbase-casiab 14.6 s against 13.4 s after 102 s. Not measured on a GPU.
+        compile_network: Let torch compile the network first. It does not pay on a CPU. CPU s of a
+            step at P2 K2 T30, compiled and not, and of the first one (`tests/benchmarks`,
+            `switches`): gaitgl-casiab 7.9, 6.6, 54; lmgcs-casiab-lt 2.7, 2.2, 59; seconds of an
+            earlier run, gaitbase-casiab 14.6, 13.4, 102. Of GaitEdge, GaitHeat and LGDiffGait it
+            is not measured, nor on a GPU.
 
     Raises:
         ShardError: The shards are not there, not finished, or made without the recipe's modality.
@@ -215,6 +219,8 @@ def _fit(
         # The worker's own sentence where there is one, else all that Ray has to say.
         own = ray_session.own_error(error)
         raise TrainingError(f"{where} failed: {own or error}") from error
+    if isinstance(result.return_value, StepFailed):
+        raise TrainingError(f"{where} failed: {result.return_value.sentence}")
     last = str(result.return_value or "")
     if not last or not (checkpoints / last).is_dir():
         raise TrainingError(f"{where} ended without a checkpoint in {checkpoints}")

@@ -11,6 +11,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,7 +25,7 @@ from raygait.batches.inputs import accepted_inputs
 from raygait.batches.loader import Batch, ClipLoader
 from raygait.batches.sampler import MASK_STREAM, NETWORK_STREAM, step_generator
 from raygait.datasets import protocols
-from raygait.errors import RecipeError, TrainingError
+from raygait.errors import RecipeError, TrainingError, UntrustedStep
 from raygait.losses.identity import IdentityLoss
 from raygait.losses.segmentation import SegmentationLoss
 from raygait.losses.triplet import TripletLoss
@@ -37,6 +38,7 @@ from raygait.training.distributed import (
     mean_over_workers,
     num_workers,
 )
+from raygait.training.environment import describe_environment, note_environment
 from raygait.training.failures import Failure, name_some, whats_wrong, write_failure
 from raygait.training.gradients import Piece, backward, pieces_of
 from raygait.training.keeper import Keeper
@@ -47,7 +49,20 @@ from raygait.training.transfer import start_from
 from raygait.training.workers import take_place
 
 
-def train_worker(settings: dict[str, Any]) -> str:
+@dataclass(frozen=True)
+class StepFailed:
+    """What a worker returns of a step that cannot be trusted.
+
+    Raised, it would have Ray replace the workers, which would compute the same step again.
+
+    Attributes:
+        sentence: What is wrong, and how to compute it again.
+    """
+
+    sentence: str
+
+
+def train_worker(settings: dict[str, Any]) -> str | StepFailed:
     """Train on one worker of a Ray Train run.
 
     Args:
@@ -58,10 +73,11 @@ def train_worker(settings: dict[str, Any]) -> str:
             takes.
 
     Returns:
-        Name of the last checkpoint; empty from a worker that stood by.
+        Name of the last checkpoint; empty from a worker that stood by. The step that ended the
+        run, if one could not be trusted.
 
     Raises:
-        TrainingError: The loss is no longer finite, or a checkpoint does not fit the recipe.
+        TrainingError: A checkpoint does not fit the recipe.
         SplitMismatch: The shards do not hold the subjects of the recipe's split.
     """
     import ray.train
@@ -115,6 +131,18 @@ def train_worker(settings: dict[str, Any]) -> str:
         "precision": precision,
     }
     keeper = Keeper(settings, recipe, subjects, place, network, state)
+    if place.rank == 0:
+        note_environment(
+            Path(settings["record"]),
+            int(settings["steps_before"]) + keeper.first_step,
+            describe_environment(
+                device,
+                precision=precision.name,
+                num_workers=place.world_size,
+                num_threads=int(settings["num_threads"]),
+                is_compiled=bool(settings["compile_network"]),
+            ),
+        )
     criterion = BatchLoss(recipe)
 
     def keep_failure(step: int, values: Mapping[str, float], wrong: str) -> str:
@@ -141,25 +169,29 @@ def train_worker(settings: dict[str, Any]) -> str:
     for batch in loader.batches(keeper.first_step, keeper.end_step):
         started = time.perf_counter()
         learning_rate = float(scheduler.get_last_lr()[0])
-        measured = train_step(
-            trained,
-            criterion,
-            optimiser,
-            batch,
-            device,
-            accepted,
-            precision=precision,
-            pieces=pieces_of(
-                len(batch.labels),
-                recipe.batch.num_clips_at_once,
-                rank=place.rank,
-                world_size=place.world_size,
-            ),
-            prepare=functools.partial(seed_draws, network, recipe.seed, batch.step),
-            max_gradient_norm=recipe.optim.max_gradient_norm,
-            stop_above=recipe.loss.stop_above,
-            keep_failure=keep_failure,
-        )
+        try:
+            measured = train_step(
+                trained,
+                criterion,
+                optimiser,
+                batch,
+                device,
+                accepted,
+                precision=precision,
+                pieces=pieces_of(
+                    len(batch.labels),
+                    recipe.batch.num_clips_at_once,
+                    rank=place.rank,
+                    world_size=place.world_size,
+                ),
+                prepare=functools.partial(seed_draws, network, recipe.seed, batch.step),
+                max_gradient_norm=recipe.optim.max_gradient_norm,
+                stop_above=recipe.loss.stop_above,
+                keep_failure=keep_failure,
+            )
+        except UntrustedStep as error:
+            keeper.give_up()
+            return StepFailed(str(error))
         scheduler.step()
         ended = time.perf_counter()
         is_over = keeper.after_step(
@@ -318,8 +350,9 @@ def train_step(
         fp16 `loss_scale`.
 
     Raises:
-        TrainingError: Loss or gradients are not finite, or the loss has exploded; weights and
+        UntrustedStep: Loss or gradients are not finite, or the loss has exploded; weights and
             running statistics are left as they were before the step.
+        TrainingError: The recipe weighs a loss that the network or the data give nothing for.
     """
     precision = precision or Precision("fp32", device)
     inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
@@ -354,7 +387,7 @@ def train_step(
         for buffer, value in zip(buffers, before, strict=True):
             buffer.copy_(value)
         kept = "" if keep_failure is None else keep_failure(batch.step, values, wrong)
-        raise TrainingError(
+        raise UntrustedStep(
             f"step {batch.step}: {wrong}; lower optim.learning_rate or look at the clips of this "
             f"step: {name_some(batch.sequence_ids)}{kept}"
         )
@@ -520,7 +553,8 @@ def make_optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
         raise RecipeError("optim.group_factors freezes every group: nothing is left to train")
     # Fused: ms a step on one CPU core, against a loop over the parameters, Adam and SGD:
     #     gaitgl-demo 0.26, 0.16 against 0.69, 0.29; gaitgl-casiab 5.3, 3.5 against 19.7, 7.1;
-    #     gaitbase-casiab 9.4, 6.5 against 42.3, 16.6.
+    #     gaitbase-casiab 9.4, 6.5 against 42.3, 16.6; lmgcs-casiab-lt's second phase, Adam, 16.8
+    #     against 53.5, and 65.0 with `foreach`.
     if optim.optimiser == "adam":
         return torch.optim.Adam(
             groups, lr=optim.learning_rate, weight_decay=optim.weight_decay, fused=True

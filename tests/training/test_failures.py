@@ -26,8 +26,10 @@ from raygait.training.failures import (
     write_failure,
 )
 from raygait.training.gradients import pieces_of
+from raygait.training.launch import read_history, train
 from raygait.training.loop import BatchLoss, make_optimiser, seed_draws, shared, train_step
 from raygait.training.precision import Precision, PrecisionName
+from raygait.training.record import read_lines
 from raygait.training.replay import replay
 
 CPU = torch.device("cpu")
@@ -286,6 +288,48 @@ def test_a_replay_says_where_it_goes_wrong_first(tmp_path: Path) -> None:
     assert "walk-7" in text
     other = replay(tmp_path / "step", precision="bf16")
     assert (other.precision, other.failure.precision) == ("bf16", "fp32")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("synchronise", [True, False], ids=["synchronised", "each by itself"])
+def test_a_run_of_two_workers_that_explodes_ends_at_once_and_is_replayed_by_one(
+    walker_shards: Path, tmp_path: Path, synchronise: bool
+) -> None:
+    recipe = _recipe(
+        **{
+            "data.split": "first:4",
+            "clip.num_frames": 9,
+            "batch.num_subjects": 4,
+            "batch.num_sequences": 2,
+            "batch.synchronise_norms": synchronise,
+            "optim.schedule": "milestones",
+            "optim.learning_rate": 100.0,
+            "loss.stop_above": 20.0,
+            "num_steps": 6,
+            "checkpoint_every_steps": 1,
+        }
+    )
+    run = tmp_path / "wild"
+    with pytest.raises(
+        TrainingError, match=r"step [1-5]: loss is .*above loss.stop_above"
+    ) as raised:
+        train(recipe, walker_shards, tmp_path, name="wild", num_workers=2, max_failures=2)
+    (folder,) = (run / "failures").iterdir()
+    assert f"--replay {folder}" in str(raised.value)
+    failure, _, batch = read_failure(folder)
+    assert f"step {failure.step}:" in str(raised.value)
+    assert failure.sequence_ids[0] in str(raised.value)
+    assert (failure.world_size, len(batch.labels)) == (2, 8)
+    # The steps before are on record, and no worker was replaced to compute the step again.
+    history = read_history(run / "history.jsonl")
+    assert [point["step"] for point in history] == list(range(1, failure.step + 1))
+    assert read_lines(run / "events.jsonl") == []
+
+    again = replay(folder)
+    assert "above loss.stop_above (20)" in str(again.wrong)
+    assert again.values.keys() == failure.values.keys()
+    for name, value in again.values.items():
+        assert value == pytest.approx(failure.values[name], rel=1e-4, nan_ok=True), name
 
 
 def test_the_job_replays(tmp_path: Path) -> None:

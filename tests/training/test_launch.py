@@ -148,7 +148,7 @@ def test_a_loss_that_is_no_longer_finite_ends_the_run_and_names_the_step(
 ) -> None:
     recipe = _recipe(**{"optim.optimiser": "sgd", "optim.learning_rate": 1e30})
     with pytest.raises(TrainingError, match=r"step [1-5]: loss is nan"):
-        train(recipe, walker_shards, tmp_path, name="wild", max_failures=0)
+        train(recipe, walker_shards, tmp_path, name="wild")
 
 
 def _killed_after(run: Path, folder: Path, step: int) -> Path:
