@@ -1,6 +1,7 @@
 """Measure every number that the repository claims: `make bench`, or a part by name.
 
-    python -m tests.benchmarks                 all parts, one table, written to runs/bench.md
+    python -m tests.benchmarks                 all parts, one table, written to runs/bench.md;
+                                               without `switches`, which takes half an hour
     python -m tests.benchmarks codec video     some parts
 
 Each part runs in a process of its own, so its seconds and its peak memory are its own. `theirs` is
@@ -22,6 +23,8 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 _OUT = Path("runs/bench.md")
+# Parts that only run by name.
+_ON_DEMAND = ("switches",)
 
 
 def main() -> int:
@@ -31,7 +34,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of: {', '.join(parts)}")
-    wanted = parser.parse_args().parts or parts
+    wanted = parser.parse_args().parts or [part for part in parts if part not in _ON_DEMAND]
     if strangers := sorted(set(wanted) - set(parts)):
         parser.error(f"no part {', '.join(strangers)}; there are {', '.join(parts)}")
     lines = [
