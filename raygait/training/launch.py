@@ -227,7 +227,7 @@ def _fit(
     return last
 
 
-def _attempt(settings: dict[str, Any]) -> str:
+def _attempt(settings: dict[str, Any]) -> str | StepFailed:
     with attempt(Path(settings["record"]), settings["command"]):
         return train_worker(settings)
 
