@@ -9,6 +9,8 @@ and scores of all 400 steps and MLflow's curves were those of the undisturbed ru
     workers  seed  kills                                                        said restarts  min
     1        0     20: 11 drivers (4 starting), 9 workers (2 at a checkpoint)   15             25
     2        1     8: 6 drivers (1 starting, 1 at a checkpoint), 2 workers      6              23
+    1        3     5: 4 drivers (the very first command, 1 between phases),     3              10
+                   1 worker
 """
 
 import contextlib
