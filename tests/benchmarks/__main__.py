@@ -1,7 +1,7 @@
 """Measure every number that the repository claims: `make bench`, or a part by name.
 
     python -m tests.benchmarks                 all parts, one table, written to runs/bench.md;
-                                               without `switches`, which takes half an hour
+                                               without `switches`, which takes long
     python -m tests.benchmarks codec video     some parts
 
 Each part runs in a process of its own, so its seconds and its peak memory are its own. `theirs` is

@@ -10,8 +10,8 @@ it is pays.
                      and a loop over the parameters
     compile          off; theirs: `torch.compile`, after the first step, whose seconds have a row
 
-A network that torch has not compiled in five minutes of CPU time has no such row. All of it takes
-half an hour on a core of its own, so plain `make bench` leaves it out.
+A network that torch has not compiled in five minutes of CPU time has no such row. Steps take up to
+50 CPU s each, so plain `make bench` leaves it out.
 """
 
 from __future__ import annotations
