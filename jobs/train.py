@@ -122,9 +122,10 @@ def main() -> int:
         default=Options(recipe=recipe, shards=tyro.MISSING),
     )
     # Imported late: it pulls in torch and Ray Train, which --help need not wait for.
-    from raygait.training.launch import MLFLOW_RUN, check_recipe, train
+    from raygait.training.launch import MLFLOW_RUN, check_out, check_recipe, train
     from raygait.training.transfer import find_start, remembered_start
 
+    check_out(options.out)
     name = options.run_name or recipe.name
     stack = contextlib.ExitStack()
     start = None

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -235,12 +236,32 @@ def prepare(tracking_uri: str) -> str:
     uri = resolve(tracking_uri)
     try:
         if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            _make_whole(Path(uri.removeprefix("sqlite:///")))
         with quietly():
             MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
     except Exception as error:  # whatever the store's own library raises
         raise RegistryError(f"MLflow cannot be used at {uri}: {error}") from error
     return uri
+
+
+def _make_whole(database: Path) -> None:
+    """Make a sqlite store that is not there yet; whoever is killed meanwhile leaves none.
+
+    MLflow makes the tables one by one, and a store with some of them is of no use to it.
+    """
+    if database.exists():
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=database.parent) as folder:
+        new = Path(folder) / database.name
+        with quietly():
+            MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
+        try:
+            os.link(new, database)
+        except FileExistsError:
+            pass  # another process was faster
+        except OSError:  # a file system without links
+            new.replace(database)
 
 
 def open_run(

@@ -103,3 +103,24 @@ def test_without_an_address_the_environment_decides_and_then_a_file_here(
     assert tracking.prepare("") == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
     assert tracking.prepare("").endswith("other.db")
+
+
+def test_a_store_is_there_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "mlflow.db"
+
+    def killed(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking.os, "link", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tracking.prepare(f"sqlite:///{database}")
+    assert not database.exists()
+    uri = tracking.prepare(f"sqlite:///{database}")
+    run = tracking.open_run(uri, "e", "n")
+    assert tracking.prepare(uri) == uri
+    run.log_metrics({"loss": 1.0}, step=1)
+    assert run.steps("loss") == {1}
+    assert [path.name for path in tmp_path.glob(".mlflow-*")] == []
