@@ -77,7 +77,7 @@ def main() -> int:
     from raygait.experiments.outbox import Outbox
     from raygait.recipes import ablations, named
     from raygait.recipes.schema import with_overrides
-    from raygait.training.launch import MLFLOW_RUN
+    from raygait.training.launch import MLFLOW_RUN, check_out
     from raygait.tuning.grid import run_grid, run_table
 
     shared = {}
@@ -92,6 +92,7 @@ def main() -> int:
         raise RecipeError(f"{options.recipe} is a table, its rows are given: leave --grid out")
     recipe = named.recipe(table.recipe if table else options.recipe)
     recipe = recipe if table else with_overrides(recipe, shared)
+    check_out(options.out)
     parent = Outbox.open(
         options.out / name / MLFLOW_RUN,
         options.tracking_uri,

@@ -236,7 +236,10 @@ def prepare(tracking_uri: str) -> str:
     uri = resolve(tracking_uri)
     try:
         if uri.startswith("sqlite:///"):
-            _make_whole(Path(uri.removeprefix("sqlite:///")))
+            path, _, query = uri.removeprefix("sqlite:///").partition("?")
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            if not query and "%" not in path:  # else the file has another name
+                _make_whole(Path(path))
         with quietly():
             MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
     except Exception as error:  # whatever the store's own library raises
@@ -251,7 +254,6 @@ def _make_whole(database: Path) -> None:
     """
     if database.exists():
         return
-    database.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=database.parent) as folder:
         new = Path(folder) / database.name
         with quietly():

@@ -214,18 +214,22 @@ def load_checkpoint(
     return saved.step
 
 
-def prune_checkpoints(run: Path, *, keep_every_steps: int, keep: Collection[int] = ()) -> None:
+def prune_checkpoints(
+    run: Path, *, newest: int, keep_every_steps: int, keep: Collection[int] = ()
+) -> None:
     """Delete checkpoints that nobody will ask for.
 
     The newest two stay: one to go on from, one to fall back to.
 
     Args:
         run: Folder of the run, or of one of its phases.
+        newest: Steps done. Those of more steps were damaged when the run went on: they are not
+            counted, and are replaced when their step comes again.
         keep_every_steps: Those of each so many steps stay for good; 0 for none.
         keep: Steps whose checkpoints stay too.
     """
     checkpoints = list_checkpoints(run)
-    for step in list(checkpoints)[:-_NUM_NEWEST]:
+    for step in [step for step in checkpoints if step <= newest][:-_NUM_NEWEST]:
         if step not in keep and not (keep_every_steps and step % keep_every_steps == 0):
             remove_checkpoint(checkpoints[step])
 

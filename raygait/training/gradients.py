@@ -146,16 +146,14 @@ class _MovingBuffers:
     def __init__(self, network: nn.Module) -> None:
         self._buffers = list(network.buffers())
         self._before = [buffer.clone() for buffer in self._buffers]
-        self._after = [
-            torch.zeros_like(buffer) if buffer.is_floating_point() else buffer.clone()
-            for buffer in self._buffers
-        ]
+        self._after = [buffer.clone() for buffer in self._buffers]
 
     def take(self, share: float) -> None:
         """Count where a piece has moved them, and move them back for the next."""
         for buffer, before, after in zip(self._buffers, self._before, self._after, strict=True):
             if buffer.is_floating_point():
-                after.add_(buffer, alpha=share)
+                # What has not moved stays, to the bit.
+                after.add_(buffer - before, alpha=share)
             else:
                 after.copy_(buffer)
             buffer.copy_(before)

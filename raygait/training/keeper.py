@@ -149,6 +149,7 @@ class Keeper:
         assert self._writer is not None
         prune_checkpoints(
             self._run,
+            newest=self._last_step,
             keep_every_steps=self._recipe.keep_every_steps,
             keep=self._writer.validation.needed,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import resource
+import shlex
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -146,7 +147,9 @@ def train_worker(settings: dict[str, Any]) -> str | StepFailed:
     criterion = BatchLoss(recipe)
 
     def keep_failure(step: int, values: Mapping[str, float], wrong: str) -> str:
-        """Keep what computes a step again and say how; every worker can make the global batch."""
+        """Keep what computes a step again and say how; each worker can make the global batch."""
+        if place.rank != 0:
+            return ""
         num_threads = int(settings["num_threads"])
         whole = make_loader(recipe, cache, subjects, num_threads=num_threads, device=device)
         return _keep_failure(
@@ -154,7 +157,7 @@ def train_worker(settings: dict[str, Any]) -> str | StepFailed:
             network,
             recipe,
             subjects,
-            whole.batch(step),
+            lambda: whole.batch(step),
             values,
             wrong,
             world_size=place.world_size,
@@ -382,7 +385,9 @@ def train_step(
     # which a loss that is not finite on one worker spoils on all.
     measured = {**measured, "gradient_norm": norm.to(device)}
     values = {**mean_over_workers(measured), **scale}
-    wrong = whats_wrong(values, stop_above=stop_above, gradients_can_overflow=bool(scale))
+    wrong = whats_wrong(
+        values, stop_above=stop_above, gradients_can_overflow=precision.can_overflow
+    )
     if wrong is not None:
         for buffer, value in zip(buffers, before, strict=True):
             buffer.copy_(value)
@@ -429,7 +434,7 @@ def _keep_failure(
     network: nn.Module,
     recipe: Recipe,
     subjects: Sequence[str],
-    batch: Batch,
+    make_batch: Callable[[], Batch],
     values: Mapping[str, float],
     wrong: str,
     *,
@@ -440,21 +445,22 @@ def _keep_failure(
 ) -> str:
     """Write a failure's folder; a clause that says where it is or why it is not."""
     state = precision.state_dict()
-    failure = Failure(
-        step=batch.step,
-        wrong=wrong,
-        values=dict(values),
-        sequence_ids=batch.sequence_ids,
-        world_size=world_size,
-        precision=state["name"],
-        scaler=state["scaler"],
-        device=device.type,
-    )
     try:
+        batch = make_batch()
+        failure = Failure(
+            step=batch.step,
+            wrong=wrong,
+            values=dict(values),
+            sequence_ids=batch.sequence_ids,
+            world_size=world_size,
+            precision=state["name"],
+            scaler=state["scaler"],
+            device=device.type,
+        )
         write_failure(folder, failure, network, recipe, subjects, batch, origin=origin)
-    except OSError as error:
+    except Exception as error:  # a full disk or memory must not hide what was wrong
         return f"; what computes it again could not be kept: {error}"
-    return f"; to compute it again: python jobs/train.py --replay {folder}"
+    return f"; to compute it again: python jobs/train.py --replay {shlex.quote(str(folder))}"
 
 
 def peak_memory_mb(device: torch.device) -> float:

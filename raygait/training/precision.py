@@ -68,6 +68,11 @@ class Precision:
         """What losses are multiplied by; `None` where they are not."""
         return None if self._scaler is None else float(self._scaler.get_scale())
 
+    @property
+    def can_overflow(self) -> bool:
+        """Whether a gradient that is not finite may be due to the scale alone."""
+        return self.loss_scale is not None and self.loss_scale > 1
+
     def state_dict(self) -> dict[str, Any]:
         """What a run needs to go on; plain values."""
         return {

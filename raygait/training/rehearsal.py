@@ -43,6 +43,7 @@ from raygait.training.loop import (
 )
 from raygait.training.phases import freeze, frozen_groups, phases_of, runnable
 from raygait.training.precision import choose_precision
+from raygait.training.workers import num_that_train
 
 NUM_STEPS = 3
 """Steps that are measured; one before them, which builds what the others reuse, is told apart."""
@@ -170,7 +171,7 @@ class Rehearsal:
                 *(phase.to_text(self.num_workers, self.device) for phase in self.phases),
                 f"whole run: {num_steps:,} steps, {_duration(whole_s)}"
                 + (f", {beside}" if beside else ""),
-                "nothing was written",
+                "nothing of the run was written",
             ]
         )
 
@@ -223,14 +224,17 @@ def rehearse(
         )
     phases = []
     for phase in phases_of(recipe):
-        share = recipe_share(phase.recipe, num_workers)
+        # Of an elastic run some may stand by.
+        batch = phase.recipe.batch
+        workers = num_that_train(batch.num_subjects * batch.num_sequences, num_workers)
+        share = recipe_share(phase.recipe, workers)
         at_once = phase.recipe.batch.num_clips_at_once
         refused: list[int] = []
         while True:
             settings = {
                 "recipe": phase.recipe.to_dict(),
                 "shards": str(shards.absolute()),
-                "num_workers": num_workers,
+                "num_workers": workers,
                 "num_threads": num_threads,
                 "use_gpu": use_gpu,
                 "compile_network": compile_network,
@@ -311,7 +315,9 @@ def _measure(settings: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(num_threads)
     cache = open_cache(Path(settings["shards"]), modality=recipe.data.modality)
     subjects = training_subjects(recipe, cache)
-    loader = make_loader(recipe, cache, subjects, world_size=num_workers, num_threads=num_threads)
+    loader = make_loader(
+        recipe, cache, subjects, world_size=num_workers, num_threads=num_threads, device=device
+    )
     precision = choose_precision(recipe.precision, device)
     before_mb, available_mb = _room(device, settings["memory_mb"])
 

@@ -121,7 +121,7 @@ def replay(
         wrong=whats_wrong(
             values,
             stop_above=recipe.loss.stop_above,
-            gradients_can_overflow=number_format.loss_scale is not None,
+            gradients_can_overflow=number_format.can_overflow,
         ),
         precision=number_format.name,
         device=device.type,

@@ -199,6 +199,13 @@ def _gradient_sums(
 ) -> Float64[Tensor, " m"]:
     """Sums of each channel's gradient, and of its product with the normed features."""
     channels = features.shape[1]
+    if features.device.type != "cpu":
+        # What torch's own SyncBatchNorm asks of a GPU; the kernel below is the CPU's alone.
+        inverse = (variance + eps).rsqrt()
+        totals, products, _, _ = torch.batch_norm_backward_reduce(
+            gradient.contiguous(), features.contiguous(), mean, inverse, None, True, False, False
+        )
+        return torch.cat((totals, products * inverse)).double()
     sums = features.new_zeros(2 * channels, dtype=torch.float64)
     for piece, of_piece in _pieces(features, gradient):
         abreast = piece.shape[1] // channels

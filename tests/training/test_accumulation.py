@@ -16,7 +16,7 @@ from raygait.batches.loader import Batch
 from raygait.models import Branch, GaitOutput
 from raygait.recipes import named
 from raygait.recipes.schema import Recipe, build_model, with_overrides
-from raygait.training.gradients import Piece, pieces_of
+from raygait.training.gradients import Piece, backward, pieces_of
 from raygait.training.loop import BatchLoss, make_optimiser, seed_draws, train_step
 
 CPU = torch.device("cpu")
@@ -210,3 +210,25 @@ def test_two_workers_in_pieces_step_as_one_at_once(tmp_path: Path) -> None:
             if not name.startswith("embedding_norm"):
                 assert not torch.equal(values, before[name]), name
             torch.testing.assert_close(theirs[name], values, rtol=1e-5, atol=1e-5)
+
+
+def test_what_the_pieces_do_not_move_stays_to_the_bit() -> None:
+    class Still(nn.Module):
+        """Holds what a forward pass reads and never changes."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406, 1 / 3]))
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, frames: torch.Tensor) -> GaitOutput:
+            features = self.linear(frames.mean(dim=(2, 3, 4)).repeat(1, 4) - self.mean)[:, None]
+            return GaitOutput(features, {"main": Branch(features, features)})
+
+    torch.manual_seed(0)
+    network, before = Still(), Still().mean.clone()
+    frames = torch.rand(12, 1, 2, 4, 4)
+    recipe = named.recipe("gaitgl-demo")
+    labels = torch.arange(12) // 4
+    backward(network, BatchLoss(recipe), {"frames": frames}, labels, pieces=pieces_of(12, 4))
+    assert torch.equal(network.mean, before)

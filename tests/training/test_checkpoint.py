@@ -175,7 +175,7 @@ def test_the_newest_two_those_of_every_so_many_steps_and_the_wanted_stay(
 ) -> None:
     for step in range(1, 11):
         checkpoint_path(tmp_path, step).mkdir()
-    prune_checkpoints(tmp_path, keep_every_steps=keep_every_steps, keep=keep)
+    prune_checkpoints(tmp_path, newest=10, keep_every_steps=keep_every_steps, keep=keep)
     assert list(list_checkpoints(tmp_path)) == left
     assert len(list(tmp_path.iterdir())) == len(left)
 
@@ -251,3 +251,12 @@ def test_what_others_delete_at_the_same_time_is_no_error(tmp_path: Path) -> None
     (tmp_path / ".best-0123").symlink_to("checkpoint-00000002")
     remove_leftovers(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_damaged_newer_checkpoints_do_not_push_out_what_a_run_has_just_written(
+    tmp_path: Path,
+) -> None:
+    for step in (9, 14, 15, 10, 11):  # 14 and 15 were damaged, the run has gone on from 9
+        checkpoint_path(tmp_path, step).mkdir()
+    prune_checkpoints(tmp_path, newest=11, keep_every_steps=0)
+    assert list(list_checkpoints(tmp_path)) == [10, 11, 14, 15]

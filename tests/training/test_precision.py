@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from raygait.batches.inputs import accepted_inputs
 from raygait.batches.loader import Batch
-from raygait.errors import TrainingError
-from raygait.models import GaitOutput
+from raygait.errors import TrainingError, UntrustedStep
+from raygait.models import Branch, GaitOutput
 from raygait.recipes import named
 from raygait.recipes.schema import Recipe, build_model, with_overrides
 from raygait.training.checkpoint import load_checkpoint, save_checkpoint
@@ -278,3 +278,24 @@ def test_a_loss_that_is_not_finite_is_an_error_in_fp16_too() -> None:
         next(iter(network.parameters())).fill_(torch.nan)
     with pytest.raises(TrainingError, match="step 0: loss is nan"):
         _step(network, recipe, make_optimiser(recipe, network), precision=Precision("fp16"))
+
+
+def test_a_gradient_that_no_scale_makes_finite_ends_the_run() -> None:
+    class Steep(nn.Module):
+        """A finite loss whose gradient is not: the square root at 0."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, frames: Tensor) -> GaitOutput:
+            features = (self.weight.sqrt() + frames.mean(dim=(2, 3, 4)))[:, None]
+            return GaitOutput(features, {"main": Branch(features, features.repeat(1, 1, 4))})
+
+    recipe, network, precision = _recipe(), Steep(), Precision("fp16")
+    optimiser = make_optimiser(recipe, network)
+    step = functools.partial(train_step, network, BatchLoss(recipe), optimiser, _batch(), CPU)
+    while precision.loss_scale != 1.0:  # below that no scale is to blame
+        step(precision=precision)
+    with pytest.raises(UntrustedStep, match=r"gradient norm is (inf|nan)"):
+        step(precision=precision)

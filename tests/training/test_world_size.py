@@ -87,11 +87,6 @@ def _recipe(model: str, **changes: Any) -> Recipe:
     return with_overrides(named.recipe(name), {**_SMALL, **small, **changes})
 
 
-def _models(*slow: str) -> list[Any]:
-    marks = pytest.mark.slow
-    return [pytest.param(model, marks=marks if model in slow else ()) for model in MODELS]
-
-
 # The same batches
 
 
@@ -113,6 +108,7 @@ def _digests(recipe: Recipe, cache: Any, subjects: list[str], world_size: int) -
 _AUGMENTED = {
     f"clip.{kind}_ratio": 0.5 for kind in ("flip", "perspective", "affine", "rotate", "erase")
 }
+_UNAUGMENTED = {"clip.rotate_ratio": 0.0, "clip.erase_ratio": 0.0}
 _LENGTHS = {"clip.num_frames": 6, "clip.max_num_frames": 9}
 
 
@@ -128,12 +124,15 @@ _LENGTHS = {"clip.num_frames": 6, "clip.max_num_frames": 9}
         ),
         pytest.param(
             "street_shards",
-            {"data.modality": "heatmaps", "data.width_px": 24, "clip.flip_ratio": 0.5},
+            {"data.modality": "heatmaps", "data.width_px": 24, "clip.flip_ratio": 0.5}
+            | _UNAUGMENTED,
             id="heatmaps",
         ),
         pytest.param(
             "street_shards",
-            {"data.modality": "rgb", "data.width_px": 32, "data.shift_px": 5} | _LENGTHS,
+            {"data.modality": "rgb", "data.width_px": 32, "data.shift_px": 5}
+            | _LENGTHS
+            | _UNAUGMENTED,
             id="rgb, masks and ratios, shifted",
         ),
         pytest.param(
@@ -301,7 +300,8 @@ def test_in_doubles_every_number_of_workers_trains_the_same(
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("model", _models("gaitset", *SLOW))
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
 def test_a_run_on_ray_is_the_same_on_every_number_of_workers(
     walker_shards: Path, tmp_path: Path, model: str
 ) -> None:
