@@ -103,9 +103,10 @@ class SendOptions:
 def main() -> int:
     """Parse, train, print where the result is."""
     words = sys.argv[1:]
-    if words[:1] == ["--replay"]:
+    first = words[0].partition("=")[0] if words else ""
+    if first == "--replay":
         return _replay(tyro.cli(ReplayOptions, prog="train.py", args=words))
-    if words[:1] == ["--send"]:
+    if first == "--send":
         return _send(tyro.cli(SendOptions, prog="train.py", args=words))
     if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
         print(f"the first word has to be a recipe, got {words[0]}", file=sys.stderr)

@@ -287,8 +287,10 @@ def _kept(folder: Path) -> list[_Kept]:
     for path in folder.glob("*.arrow"):
         if _NAME.fullmatch(path.name):
             about = _beside(path, ".json")
-            used = about if about.exists() else path
-            found.append(_Kept(path, path.stat().st_size, used.stat().st_mtime))
+            # Another process may remove a damaged one meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                used = about if about.exists() else path
+                found.append(_Kept(path, path.stat().st_size, used.stat().st_mtime))
     return sorted(found, key=lambda kept: kept.last_use)
 
 
@@ -302,7 +304,7 @@ def _unused(path: Path, own_stem: str) -> Iterator[bool]:
                 locks.enter_context(_lock(path.with_name(f"{stem}.lock"), fcntl.LOCK_NB))
             file = locks.enter_context(path.open("rb"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except (BlockingIOError, FileNotFoundError):
             yield False
             return
         yield True

@@ -105,7 +105,10 @@ class Outbox:
             "key": uuid.uuid4().hex,
             "name": name,
             "parent_run": parent.run_id if isinstance(parent, Run) else "",
-            "parent_outbox": str(parent.path.absolute()) if isinstance(parent, Outbox) else "",
+            # From here, so that both can be moved to where there is a server.
+            "parent_outbox": (
+                os.path.relpath(parent.path, path.parent) if isinstance(parent, Outbox) else ""
+            ),
             "status": "RUNNING",
             "parameters": {path: str(value) for path, value in (parameters or {}).items()},
             "tags": dict(tags or {}),
@@ -166,9 +169,12 @@ class Outbox:
         return str(self._read()["status"])
 
     def log_metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
-        """Keep one value a metric at one step."""
+        """Keep one value a metric at one step; the same again is the same point."""
         point = {"step": step, "unix_s": round(time.time(), 3), **values}
         with self._change() as kept:
+            for earlier in kept["points"]:
+                if {**earlier, "unix_s": point["unix_s"]} == point:
+                    return
             kept["points"].append(point)
 
     def log_tags(self, values: Mapping[str, str]) -> None:
@@ -263,7 +269,7 @@ class Outbox:
         else:
             parent: Run | None = None
             if kept["parent_outbox"]:
-                parent = Outbox(Path(kept["parent_outbox"])).connect()
+                parent = Outbox(self.path.parent / kept["parent_outbox"]).connect()
             elif kept["parent_run"]:
                 parent = Run(kept["tracking_uri"], kept["experiment"], kept["parent_run"])
             run = tracking.open_run(

@@ -192,3 +192,29 @@ def test_what_is_no_outbox_is_refused(tmp_path: Path, text: str | None) -> None:
         path.write_text(text)
     with pytest.raises(RegistryError, match="no run has left here"):
         Outbox(path)
+
+
+def test_what_was_kept_offline_can_be_moved_to_where_there_is_a_server(
+    uri: str, tmp_path: Path
+) -> None:
+    for name in ("grid", "grid/cell"):
+        (tmp_path / "here" / name).mkdir(parents=True)
+    parent = _begun(tmp_path / "here" / "grid" / "mlflow.json", OFFLINE)
+    _begun(tmp_path / "here" / "grid" / "cell" / "mlflow.json", OFFLINE, parent=parent)
+    (tmp_path / "here").rename(tmp_path / "there")
+    outboxes = [Outbox(tmp_path / "there" / name / "mlflow.json") for name in ("grid", "grid/cell")]
+    for outbox in outboxes:
+        outbox.redirect(uri)
+    above, below = (outbox.connect() for outbox in outboxes)
+    tags = below.client().get_run(below.run_id).data.tags
+    assert tags["mlflow.parentRunId"] == above.run_id
+
+
+def test_the_same_number_again_is_the_same_point(uri: str, tmp_path: Path) -> None:
+    outbox = _begun(tmp_path / "mlflow.json", uri)
+    for _ in range(2):
+        outbox.log_metrics({"rank1_NM": 50.0})
+        outbox.log_metrics({"rank1_BG": 40.0})
+        outbox.end()
+    client = MlflowClient(tracking_uri=uri)
+    assert len(client.get_metric_history(outbox.run_id, "rank1_NM")) == 1
