@@ -154,7 +154,7 @@ def test_a_run_starts_from_a_model_frozen_parts_stay_and_another_start_is_refuse
         "optim.group_factors": {"backbone": 0.0},
     }
     recipe = _recipe("gaitbase-casiab", **small)
-    model = _saved(tmp_path / "m", recipe, ["001", "002", "stranger"])
+    model = _saved(tmp_path / "m", recipe, ["001", "002", "stranger"], dataset="walkers")
     start = Start("models:/gait@champion", model)
     result = train(recipe, walker_shards, tmp_path, name="tuned", start=start)
     (line,) = [r.getMessage() for r in caplog.records if "starts from" in r.getMessage()]
