@@ -116,3 +116,21 @@ def _cpu() -> str:
     except OSError:
         pass
     return platform.processor()
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory so far: tensors on a GPU, else all that this process has held in RAM."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    # Not getrusage's: that begins with what the process which started this one held.
+    return process_sizes_mb()["VmHWM"]
+
+
+def process_sizes_mb() -> dict[str, float]:
+    """This process's sizes in MB by their names in /proc: `VmRSS`, `VmHWM`, `VmData`."""
+    sizes = {}
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if value.endswith(" kB"):
+            sizes[name] = int(value.split()[0]) / 1024
+    return sizes

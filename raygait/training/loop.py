@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import resource
 import shlex
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -39,7 +38,11 @@ from raygait.training.distributed import (
     mean_over_workers,
     num_workers,
 )
-from raygait.training.environment import describe_environment, note_environment
+from raygait.training.environment import (
+    describe_environment,
+    note_environment,
+    peak_memory_mb,
+)
 from raygait.training.failures import Failure, name_some, whats_wrong, write_failure
 from raygait.training.gradients import Piece, backward, pieces_of
 from raygait.training.keeper import Keeper
@@ -117,18 +120,18 @@ def train_worker(settings: dict[str, Any]) -> str | StepFailed:
     load_earlier(
         network, settings["part"], [(part, Path(folder)) for part, folder in settings["earlier"]]
     )
-    network.to(device)
-    frozen = frozen_groups(recipe)
-    freeze(network, frozen)
-    trained = runnable(network)
-    accepted = accepted_inputs(trained)
-    trained = shared(trained, recipe, device, compiled=settings["compile_network"])
-    optimiser = make_optimiser(recipe, network)
-    scheduler = make_scheduler(recipe, optimiser)
-    precision = choose_precision(recipe.precision, device)
+    trainer = Trainer(
+        network,
+        recipe,
+        device,
+        rank=place.rank,
+        world_size=place.world_size,
+        compiled=settings["compile_network"],
+    )
+    precision = trainer.precision
     state: dict[str, Stateful] = {
-        "optimiser": optimiser,
-        "scheduler": scheduler,
+        "optimiser": trainer.optimiser,
+        "scheduler": trainer.scheduler,
         "precision": precision,
     }
     keeper = Keeper(settings, recipe, subjects, place, network, state)
@@ -144,7 +147,6 @@ def train_worker(settings: dict[str, Any]) -> str | StepFailed:
                 is_compiled=bool(settings["compile_network"]),
             ),
         )
-    criterion = BatchLoss(recipe)
 
     def keep_failure(step: int, values: Mapping[str, float], wrong: str) -> str:
         """Keep what computes a step again and say how; each worker can make the global batch."""
@@ -166,36 +168,15 @@ def train_worker(settings: dict[str, Any]) -> str | StepFailed:
             origin=settings["origin"],
         )
 
-    network.train()
-    freeze(network, frozen)
     waiting_since = last_ended = time.perf_counter()
     for batch in loader.batches(keeper.first_step, keeper.end_step):
         started = time.perf_counter()
-        learning_rate = float(scheduler.get_last_lr()[0])
+        learning_rate = trainer.learning_rate
         try:
-            measured = train_step(
-                trained,
-                criterion,
-                optimiser,
-                batch,
-                device,
-                accepted,
-                precision=precision,
-                pieces=pieces_of(
-                    len(batch.labels),
-                    recipe.batch.num_clips_at_once,
-                    rank=place.rank,
-                    world_size=place.world_size,
-                ),
-                prepare=functools.partial(seed_draws, network, recipe.seed, batch.step),
-                max_gradient_norm=recipe.optim.max_gradient_norm,
-                stop_above=recipe.loss.stop_above,
-                keep_failure=keep_failure,
-            )
+            measured = trainer.step(batch, keep_failure)
         except UntrustedStep as error:
             keeper.give_up()
             return StepFailed(str(error))
-        scheduler.step()
         ended = time.perf_counter()
         is_over = keeper.after_step(
             batch.step + 1,
@@ -314,6 +295,86 @@ class BatchLoss:
             measured["mask_iou"] = [segmentation.iou]
         means = {metric: torch.stack(values).mean() for metric, values in measured.items()}
         return total, {"loss": total.detach(), **means}
+
+
+class Trainer:
+    """A network and all that changes it: takes a recipe's steps, one batch after another.
+
+    Attributes:
+        network: The bare network, in training mode but for its frozen groups.
+        optimiser: Of all parameters that train.
+        scheduler: Stepped once a step.
+        precision: What the network computes in.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        device: torch.device,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        num_clips_at_once: int | None = None,
+        compiled: bool = False,
+    ) -> None:
+        """Put the network in place.
+
+        Args:
+            network: With the weights that it starts from, equal on all workers.
+            recipe: Says everything else.
+            device: This worker's.
+            rank: This worker's.
+            world_size: Workers that the batch is split over.
+            num_clips_at_once: Clips of a forward pass on one worker, if not the recipe's number.
+            compiled: Let `torch.compile` fuse the network.
+        """
+        self.network = network.to(device).train()
+        freeze(network, frozen_groups(recipe))
+        trained = runnable(network)
+        self._accepted = accepted_inputs(trained)
+        self._trained = shared(trained, recipe, device, compiled=compiled)
+        self.optimiser = make_optimiser(recipe, network)
+        self.scheduler = make_scheduler(recipe, self.optimiser)
+        self.precision = choose_precision(recipe.precision, device)
+        self._criterion = BatchLoss(recipe)
+        self._recipe, self._device = recipe, device
+        self._num_clips_at_once = num_clips_at_once or recipe.batch.num_clips_at_once
+        self._rank, self._world_size = rank, world_size
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step, of the first group of parameters."""
+        return float(self.scheduler.get_last_lr()[0])
+
+    def step(
+        self,
+        batch: Batch,
+        keep_failure: Callable[[int, Mapping[str, float], str], str] | None = None,
+    ) -> dict[str, float]:
+        """`train_step` of this worker's share, as the recipe says it, and one of the schedule."""
+        recipe = self._recipe
+        measured = train_step(
+            self._trained,
+            self._criterion,
+            self.optimiser,
+            batch,
+            self._device,
+            self._accepted,
+            precision=self.precision,
+            pieces=pieces_of(
+                len(batch.labels),
+                self._num_clips_at_once,
+                rank=self._rank,
+                world_size=self._world_size,
+            ),
+            prepare=functools.partial(seed_draws, self.network, recipe.seed, batch.step),
+            max_gradient_norm=recipe.optim.max_gradient_norm,
+            stop_above=recipe.loss.stop_above,
+            keep_failure=keep_failure,
+        )
+        self.scheduler.step()
+        return measured
 
 
 def train_step(
@@ -461,13 +522,6 @@ def _keep_failure(
     except Exception as error:  # a full disk or memory must not hide what was wrong
         return f"; what computes it again could not be kept: {error}"
     return f"; to compute it again: python jobs/train.py --replay {shlex.quote(str(folder))}"
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """The most memory so far: tensors on a GPU, else all that this process has held in RAM."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def seed_draws(network: nn.Module, seed: int, step: int, place: int) -> None:

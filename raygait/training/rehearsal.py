@@ -11,7 +11,6 @@ What a rehearsal cannot know: how long workers wait for each other, and evaluati
 from __future__ import annotations
 
 import contextlib
-import functools
 import multiprocessing
 import resource
 import time
@@ -25,24 +24,13 @@ import torch
 from torch import nn
 
 from raygait.batches.cache import open_cache
-from raygait.batches.inputs import accepted_inputs
 from raygait.errors import RaygaitError, TrainingError
 from raygait.recipes import named
 from raygait.recipes.description import stage_parameters
 from raygait.recipes.schema import Recipe, build_model, from_dict
-from raygait.training.gradients import pieces_of
-from raygait.training.loop import (
-    BatchLoss,
-    make_loader,
-    make_optimiser,
-    make_scheduler,
-    seed_draws,
-    shared,
-    train_step,
-    training_subjects,
-)
-from raygait.training.phases import freeze, frozen_groups, phases_of, runnable
-from raygait.training.precision import choose_precision
+from raygait.training.environment import peak_memory_mb, process_sizes_mb
+from raygait.training.loop import Trainer, make_loader, training_subjects
+from raygait.training.phases import phases_of
 from raygait.training.workers import num_that_train
 
 NUM_STEPS = 3
@@ -318,41 +306,23 @@ def _measure(settings: dict[str, Any]) -> dict[str, Any]:
     loader = make_loader(
         recipe, cache, subjects, world_size=num_workers, num_threads=num_threads, device=device
     )
-    precision = choose_precision(recipe.precision, device)
     before_mb, available_mb = _room(device, settings["memory_mb"])
 
     torch.manual_seed(recipe.seed)
-    network = build_model(recipe, len(subjects)).to(device)
-    frozen = frozen_groups(recipe)
-    freeze(network, frozen)
-    trained = runnable(network)
-    accepted = accepted_inputs(trained)
-    trained = shared(trained, recipe, device, compiled=settings["compile_network"])
-    optimiser = make_optimiser(recipe, network)
-    scheduler = make_scheduler(recipe, optimiser)
-    criterion = BatchLoss(recipe)
-    network.train()
-    freeze(network, frozen)
+    network = build_model(recipe, len(subjects))
+    trainer = Trainer(
+        network,
+        recipe,
+        device,
+        world_size=num_workers,
+        num_clips_at_once=settings["at_once"],
+        compiled=settings["compile_network"],
+    )
     seconds, waits = [], []
     waiting_since = time.perf_counter()
     for batch in loader.batches(0, 1 + NUM_STEPS):
         started = time.perf_counter()
-        train_step(
-            trained,
-            criterion,
-            optimiser,
-            batch,
-            device,
-            accepted,
-            precision=precision,
-            pieces=pieces_of(
-                len(batch.labels), settings["at_once"], rank=0, world_size=num_workers
-            ),
-            prepare=functools.partial(seed_draws, network, recipe.seed, batch.step),
-            max_gradient_norm=recipe.optim.max_gradient_norm,
-            stop_above=recipe.loss.stop_above,
-        )
-        scheduler.step()
+        trainer.step(batch)
         waits.append(started - waiting_since)
         waiting_since = time.perf_counter()
         seconds.append(waiting_since - started)
@@ -365,13 +335,13 @@ def _measure(settings: dict[str, Any]) -> dict[str, Any]:
         "optimiser_mb": _size_mb(
             [
                 value
-                for state in optimiser.state.values()
+                for state in trainer.optimiser.state.values()
                 for value in state.values()
                 if isinstance(value, torch.Tensor)
             ]
         ),
     }
-    peak_mb = _peak_mb(device) - before_mb
+    peak_mb = peak_memory_mb(device) - before_mb
     shape = batch.inputs["frames"].shape
     return {
         "model": type(network).__name__,
@@ -382,7 +352,7 @@ def _measure(settings: dict[str, Any]) -> dict[str, Any]:
         ),
         "num_clips": len(batch.labels),
         "clip_shape": tuple(shape[1:]),
-        "precision": precision.name,
+        "precision": trainer.precision.name,
         **known,
         "others_mb": max(0.0, peak_mb - sum(known.values())),
         "before_mb": before_mb,
@@ -416,30 +386,13 @@ def _room(device: torch.device, memory_mb: float | None) -> tuple[float, float]:
     """What this process holds, and what it may take beside that; more is refused from here on."""
     if device.type == "cuda":
         return 0.0, torch.cuda.mem_get_info(device)[0] / _MB
-    status = _status()
+    status = process_sizes_mb()
     available_mb = _available_mb() if memory_mb is None else memory_mb
     limit = int((status["VmData"] + available_mb) * _MB)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard == resource.RLIM_INFINITY or limit < hard:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
     return status["VmRSS"], available_mb
-
-
-def _peak_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / _MB
-    # Not getrusage's: that begins with what the process which started this one held.
-    return _status()["VmHWM"]
-
-
-def _status() -> dict[str, float]:
-    """The process's sizes in MB, by their names in /proc."""
-    sizes = {}
-    for line in Path("/proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if value.endswith(" kB"):
-            sizes[name] = int(value.split()[0]) / 1024
-    return sizes
 
 
 def _available_mb() -> float:

@@ -15,7 +15,6 @@ of that is left (GaitBase at its 0.1: 4e-10), but LGDiffGait at 0.1, whose losse
 the first, makes 6e-14 of the first step 3e-5 in 20.
 """
 
-import functools
 import hashlib
 import os
 from pathlib import Path
@@ -27,23 +26,12 @@ import torch.multiprocessing
 from torch import Tensor
 
 from raygait.batches.cache import open_cache
-from raygait.batches.inputs import accepted_inputs
 from raygait.recipes import named
 from raygait.recipes.saved_model import initial_model, load_model
 from raygait.recipes.schema import Recipe, build_model, with_overrides
 from raygait.training.distributed import gather
-from raygait.training.gradients import pieces_of
 from raygait.training.launch import train
-from raygait.training.loop import (
-    BatchLoss,
-    make_loader,
-    make_optimiser,
-    make_scheduler,
-    seed_draws,
-    shared,
-    train_step,
-    training_subjects,
-)
+from raygait.training.loop import Trainer, make_loader, training_subjects
 
 pytestmark = pytest.mark.ray
 
@@ -197,29 +185,12 @@ def _train(
     subjects = training_subjects(recipe, frames)
     loader = make_loader(recipe, frames, subjects, rank=rank, world_size=world_size)
     torch.manual_seed(recipe.seed)
-    network = build_model(recipe, len(subjects)).double().train()
-    trained = shared(network, recipe, CPU)
-    optimiser = make_optimiser(recipe, network)
-    scheduler = make_scheduler(recipe, optimiser)
-    criterion, accepted = BatchLoss(recipe), accepted_inputs(network)
+    network = build_model(recipe, len(subjects)).double()
+    trainer = Trainer(network, recipe, CPU, rank=rank, world_size=world_size)
     trace = []
     for batch in loader.batches(0, recipe.num_steps):
         inputs = {name: values.double() for name, values in batch.inputs.items()}
-        at_once = recipe.batch.num_clips_at_once
-        pieces = pieces_of(len(batch.labels), at_once, rank=rank, world_size=world_size)
-        trace.append(
-            train_step(
-                trained,
-                criterion,
-                optimiser,
-                batch._replace(inputs=inputs),
-                CPU,
-                accepted,
-                pieces=pieces,
-                prepare=functools.partial(seed_draws, network, recipe.seed, batch.step),
-            )
-        )
-        scheduler.step()
+        trace.append(trainer.step(batch._replace(inputs=inputs)))
     return trace, network.state_dict()
 
 
