@@ -1,80 +1,303 @@
-"""Distances between embeddings: the mean over parts of the Euclidean distance.
+"""Distances between embeddings, computed block by block: the mean over parts, of two metrics.
 
-It is neither squared nor the distance of the concatenated parts, which would rank differently.
+`euclidean` is the mean over parts of the Euclidean distance: neither squared nor the distance of
+the concatenated parts, which would rank differently. `cosine` is 1 minus the mean over parts of
+the cosine, which is half the mean squared distance of the parts scaled to length one; a part of
+length zero has cosine 0 with every other.
+
+Both are matrix products on `device`. Of the whole matrix only one block of rows is ever held, so
+memory grows with the number of embeddings and not with the number of pairs.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from jaxtyping import Bool, Float32
-from numpy import ndarray
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
 
-# Pairs of one block, 1 MB: small enough to stay in a core's cache, and bounds the memory.
-_PAIRS_A_BLOCK = 262_144
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64
+from numpy import ndarray
+from torch import Tensor
+
+Metric = Literal["euclidean", "cosine"]
+
+# A block has at least so many query rows, because the gallery is read once a block, and at least so
+# many pairs (64 MB).
+_MIN_ROWS, _MIN_PAIRS = 1024, 16_777_216
+# Pairs of one part in work at a time on a CPU (2 MB): two cores' share of it stays in their caches.
+_PAIRS_A_TILE = 524_288
 # Where a squared distance is below this share of the squared lengths, the matrix product has
 # cancelled eight or more of float32's 24 bits; such pairs are subtracted number by number.
 _CANCELLED_RATIO = 1 / 256
 _NUMBERS_A_REPAIR = 4_000_000
+# Numbers read at a time where a whole array is looked at.
+_NUMBERS_A_LOOK = 4_000_000
+# Squares of larger numbers may be infinite in float32.
+_LARGEST = 1e16
 
 
 def part_distances(
-    query: Float32[ndarray, "n p d"], gallery: Float32[ndarray, "m p d"]
+    query: Float32[ndarray, "n p d"],
+    gallery: Float32[ndarray, "m p d"],
+    *,
+    metric: Metric = "euclidean",
+    device: str = "cpu",
 ) -> Float32[ndarray, "n m"]:
-    """Distance of every query to every gallery embedding.
+    """Distance of every query to every gallery embedding, as one matrix.
 
-    Computed by matrix products and exact to about 1e-4 of each distance, however near the two are
-    and however far from the origin; equal embeddings are exactly 0 apart.
+    Exact to about 1e-4 of each distance, however near the two are and however far from the origin;
+    equal embeddings are exactly 0 apart.
 
     Args:
         query: One embedding a row, d numbers a part.
         gallery: Embeddings of the same parts.
+        metric: `euclidean` or `cosine`, see above.
+        device: Where torch computes.
 
     Raises:
-        ValueError: Parts or their lengths differ, or there is no part.
+        ValueError: Parts or their lengths differ, there is no part, or a number is not finite.
     """
+    distances = np.empty((len(query), len(gallery)), dtype=np.float32)
+    for rows, block in distance_blocks(query, gallery, metric=metric, device=device):
+        distances[rows] = block.numpy(force=True)
+    return distances
+
+
+def distance_blocks(
+    query: Float32[ndarray, "n p d"],
+    gallery: Float32[ndarray, "m p d"],
+    *,
+    metric: Metric = "euclidean",
+    device: str = "cpu",
+    max_rows: int | None = None,
+) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of queries, and their distances to the whole gallery as a tensor on `device`.
+
+    As exact as `part_distances`. Equal gallery embeddings are at bit-equal distances from a query,
+    and no distance is negative. The tensor is the caller's to overwrite until the next is asked
+    for.
+
+    Args:
+        query: One embedding a row, d numbers a part.
+        gallery: Embeddings of the same parts.
+        metric: `euclidean` or `cosine`, see above.
+        device: Where torch computes.
+        max_rows: Most rows of a block; None leaves it to the size of the gallery.
+
+    Raises:
+        ValueError: As in `part_distances`.
+    """
+    _check(query, gallery, metric)
+    if not len(query) or not len(gallery):
+        if len(query):
+            yield slice(0, len(query)), torch.empty((len(query), 0), device=device)
+        return
+    num_rows = min(max(_MIN_ROWS, _MIN_PAIRS // len(gallery)), max_rows or len(query), len(query))
+    right = _Side.of(gallery, metric, device)
+    left = right if query is gallery else _Side.of(query, metric, device)
+    middle = _middle(right)
+    originals, copies = _copies(gallery)
+    whole = torch.empty((num_rows, len(gallery)), device=device)
+    for start in range(0, len(query), num_rows):
+        rows = slice(start, min(start + num_rows, len(query)))
+        block = whole[: rows.stop - start]
+        with _full_precision():
+            _fill(block, left, rows, right, middle, metric)
+        if len(copies):
+            block[:, copies] = block[:, originals]
+        yield rows, block
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Query or gallery as it was given, and what makes the metric's vectors of it.
+
+    Attributes:
+        values: The embeddings; never written.
+        lengths: Euclidean length of each part, 1 where it is 0; None leaves parts as they are.
+        num_zero: Parts of length zero; None with `lengths`.
+        device: Where the vectors are to be.
+    """
+
+    values: Tensor
+    lengths: Tensor | None
+    num_zero: Tensor | None
+    device: str
+
+    @staticmethod
+    def of(values: Float32[ndarray, "n p d"], metric: Metric, device: str) -> _Side:
+        if any(stride < 0 for stride in values.strides):
+            values = np.ascontiguousarray(values)
+        with warnings.catch_warnings():
+            # Read-only memory is welcome: nothing is written to it.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            tensor = torch.from_numpy(values).to(device)
+        if metric == "euclidean":
+            return _Side(tensor, None, None, device)
+        lengths = torch.linalg.vector_norm(tensor, dim=2)
+        is_zero = lengths == 0
+        return _Side(tensor, lengths.masked_fill_(is_zero, 1), is_zero.sum(1), device)
+
+    def vectors(self, rows: slice | Tensor, part: int) -> Tensor:
+        values = self.values[rows, part]
+        return values if self.lengths is None else values / self.lengths[rows, part, None]
+
+
+def _fill(
+    block: Float32[Tensor, "n m"],
+    left: _Side,
+    rows: slice,
+    right: _Side,
+    middle: Float32[Tensor, "p d"],
+    metric: Metric,
+) -> None:
+    """Write the distances of some queries to all of the gallery."""
+    num_queries, num_gallery = block.shape
+    num_parts, num_numbers = middle.shape
+    is_cosine = metric == "cosine"
+    tile = num_gallery
+    if block.device.type == "cpu":
+        tile = min(num_gallery, max(64, _PAIRS_A_TILE // num_queries))
+    operands = block.new_ones((num_queries, num_numbers + 2))
+    others = block.new_ones((num_gallery, num_numbers + 2))
+    scratch = block.new_empty((num_queries, tile))
+    query_squares = block.new_zeros(num_queries)
+    gallery_squares = block.new_zeros(num_gallery)
+    block.zero_()
+    for part in range(num_parts):
+        # |q - g|^2 = (-2 q, |q|^2, 1) . (g, 1, |g|^2): one product instead of three passes.
+        vectors = operands[:, :num_numbers]
+        torch.sub(left.vectors(rows, part), middle[part], out=vectors)
+        torch.sum(vectors * vectors, dim=1, out=operands[:, num_numbers])
+        vectors *= -2
+        vectors = others[:, :num_numbers]
+        torch.sub(right.vectors(slice(None), part), middle[part], out=vectors)
+        torch.sum(vectors * vectors, dim=1, out=others[:, num_numbers + 1])
+        if is_cosine:
+            block.addmm_(operands, others.T)
+            query_squares += operands[:, num_numbers]
+            gallery_squares += others[:, num_numbers + 1]
+            continue
+        for start in range(0, num_gallery, tile):
+            columns = slice(start, min(start + tile, num_gallery))
+            squares = scratch[:, : columns.stop - start]
+            torch.mm(operands, others[columns].T, out=squares)
+            lengths = operands[:, num_numbers], others[columns, num_numbers + 1]
+            _repair(squares, lengths, left, rows, right, start, range(part, part + 1))
+            block[:, columns] += squares.sqrt_()
+    if is_cosine:
+        for start in range(0, num_gallery, tile):
+            columns = slice(start, min(start + tile, num_gallery))
+            lengths = query_squares, gallery_squares[columns]
+            _repair(block[:, columns], lengths, left, rows, right, start, range(num_parts))
+        assert left.num_zero is not None
+        assert right.num_zero is not None
+        # 1 - q.g = |q - g|^2 / 2 for parts of length one; a part of length zero lacks a half.
+        block += left.num_zero[rows, None]
+        block += right.num_zero
+    block /= 2 * num_parts if is_cosine else num_parts
+
+
+def _repair(
+    squares: Float32[Tensor, "n m"],
+    lengths: tuple[Float32[Tensor, " n"], Float32[Tensor, " m"]],
+    left: _Side,
+    rows: slice,
+    right: _Side,
+    first_column: int,
+    parts: range,
+) -> None:
+    """Replace, in place, the squared distances that the matrix product got wrong."""
+    query_limits, gallery_limits = (_CANCELLED_RATIO * values for values in lengths)
+    if not bool((squares.amin(dim=1) < query_limits + gallery_limits.max()).any()):
+        return
+    near = (squares < query_limits[:, None] + gallery_limits).nonzero()
+    pairs = max(1, _NUMBERS_A_REPAIR // max(left.values.shape[2], 1))
+    for start in range(0, len(near), pairs):
+        i, j = near[start : start + pairs].unbind(1)
+        exact = squares.new_zeros(len(i))
+        for part in parts:
+            difference = left.vectors(i + rows.start, part) - right.vectors(j + first_column, part)
+            exact += torch.sum(difference * difference, dim=1)
+        squares[i, j] = exact
+
+
+def _middle(side: _Side) -> Float32[Tensor, "p d"]:
+    """Mean of the metric's vectors: a common offset changes no distance but costs digits."""
+    num, num_parts, num_numbers = side.values.shape
+    total = torch.zeros((num_parts, num_numbers), dtype=torch.float64, device=side.device)
+    step = max(1, _NUMBERS_A_LOOK // max(num_parts * num_numbers, 1))
+    for start in range(0, num, step):
+        rows = slice(start, start + step)
+        values = side.values[rows]
+        if side.lengths is not None:
+            values = values / side.lengths[rows, :, None]
+        total += values.sum(0, dtype=torch.float64)
+    return (total / num).float()
+
+
+def _copies(
+    gallery: Float32[ndarray, "m p d"],
+) -> tuple[Int64[ndarray, " k"], Int64[ndarray, " k"]]:
+    """Rows that equal an earlier one, second, and that earlier one, first.
+
+    The rounding of a product may depend on its place in the matrix; copying makes ties of equals.
+    """
+    seen: dict[int, int] = {}
+    pairs = []
+    for row, values in enumerate(gallery):
+        # Adding 0 makes one of the two zeros.
+        first = seen.setdefault(hash((values + np.float32(0)).tobytes()), row)
+        if first != row and np.array_equal(gallery[first], values):
+            pairs.append((first, row))
+    originals, copies = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    return originals, copies
+
+
+def _check(query: ndarray, gallery: ndarray, metric: str) -> None:
+    if metric not in get_args(Metric):
+        raise ValueError(f"metric {metric!r} is none of {', '.join(get_args(Metric))}")
     if query.ndim != 3 or gallery.ndim != 3 or query.shape[1:] != gallery.shape[1:]:
         raise ValueError(
             f"embeddings {query.shape} and {gallery.shape} cannot be compared; "
             f"expected [n, p, d] and [m, p, d]"
         )
-    num_parts = query.shape[1]
-    if num_parts == 0:
+    if query.shape[1] == 0:
         raise ValueError(f"embeddings {query.shape} have no part to compare")
-    distances = np.zeros((len(query), len(gallery)), dtype=np.float32)
-    if not distances.size:
-        return distances
-    rows = max(1, _PAIRS_A_BLOCK // len(gallery))
-    for part in range(num_parts):
-        # A common offset changes no distance but costs digits.
-        middle = gallery[:, part].mean(axis=0)
-        gallery_part, query_part = gallery[:, part] - middle, query[:, part] - middle
-        gallery_squares = np.einsum("md,md->m", gallery_part, gallery_part)
-        query_squares = np.einsum("nd,nd->n", query_part, query_part)
-        limits = _CANCELLED_RATIO * (query_squares + gallery_squares.max())
-        # |q - g|^2 = (-2 q, |q|^2, 1) . (g, 1, |g|^2): one product instead of three passes.
-        left = np.column_stack([-2 * query_part, query_squares, np.ones_like(query_squares)])
-        right = np.column_stack([gallery_part, np.ones_like(gallery_squares), gallery_squares]).T
-        for start in range(0, len(query), rows):
-            block = slice(start, start + rows)
-            squares = left[block] @ right
-            near = squares <= limits[block, None]
-            if near.any():
-                _subtract(squares, near, query_part[block], gallery_part)
-            distances[block] += np.sqrt(squares, out=squares)
-    distances /= num_parts
-    return distances
+    sides = {"query": query} if query is gallery else {"query": query, "gallery": gallery}
+    for name, values in sides.items():
+        if values.dtype != np.float32:
+            raise ValueError(f"{name} embeddings are {values.dtype}; expected float32")
+        is_bad = _unusable(values)
+        if is_bad.any():
+            raise ValueError(
+                f"{int(is_bad.sum())} of {len(values)} {name} embeddings hold NaN, infinity or "
+                f"numbers above {_LARGEST:g}, the first is row {int(is_bad.argmax())}; they have "
+                f"no distance: look at the network that made them"
+            )
 
 
-def _subtract(
-    squares: Float32[ndarray, "n m"],
-    near: Bool[ndarray, "n m"],
-    query: Float32[ndarray, "n d"],
-    gallery: Float32[ndarray, "m d"],
-) -> None:
-    """Replace, in place, the squared distances that the matrix product got wrong."""
-    near_query, near_gallery = np.nonzero(near)
-    pairs = max(1, _NUMBERS_A_REPAIR // max(query.shape[1], 1))
-    for start in range(0, len(near_query), pairs):
-        i, j = near_query[start : start + pairs], near_gallery[start : start + pairs]
-        difference = query[i] - gallery[j]
-        squares[i, j] = np.einsum("nd,nd->n", difference, difference)
+def _unusable(values: Float32[ndarray, "n p d"]) -> Bool[ndarray, " n"]:
+    step = max(1, _NUMBERS_A_LOOK // max(values[:1].size, 1))
+    is_bad = np.zeros(len(values), dtype=bool)
+    for start in range(0, len(values), step):
+        chunk = values[start : start + step]
+        # NaN compares as false.
+        if chunk.size and not (chunk.max() <= _LARGEST and chunk.min() >= -_LARGEST):
+            is_bad[start : start + step] = ~(np.abs(chunk) <= _LARGEST).all(axis=(1, 2))
+    return is_bad
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Products in float32 whatever the rest of the process asked for."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -75,7 +75,8 @@ def test_near_duplicates_far_from_the_origin_keep_their_order() -> None:
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     query, gallery = embeddings(1, 23), np.concatenate([embeddings(2, 9), embeddings(1, 23)[:5]])
     whole = part_distances(query, gallery)
-    monkeypatch.setattr(distances, "_PAIRS_A_BLOCK", 30)
+    monkeypatch.setattr(distances, "_MIN_ROWS", 3)
+    monkeypatch.setattr(distances, "_MIN_PAIRS", 30)
     monkeypatch.setattr(distances, "_NUMBERS_A_REPAIR", 8)
     np.testing.assert_allclose(part_distances(query, gallery), whole, rtol=1e-5)
 
