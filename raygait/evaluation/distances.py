@@ -12,6 +12,7 @@ memory grows with the number of embeddings and not with the number of pairs.
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,20 +20,24 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from numpy import ndarray
 from torch import Tensor
 
 Metric = Literal["euclidean", "cosine"]
 
 # A block has at least so many query rows, because the gallery is read once a block, and at least so
-# many pairs (64 MB).
-_MIN_ROWS, _MIN_PAIRS = 1024, 16_777_216
-# Pairs of one part in work at a time on a CPU (2 MB): two cores' share of it stays in their caches.
-_PAIRS_A_TILE = 524_288
+# many pairs (16 MB).
+_MIN_ROWS, _MIN_PAIRS = 1024, 4_194_304
+# Pairs of one part in work at a time on a CPU (4 MB), so that they stay in its caches.
+_PAIRS_A_TILE = 1_048_576
 # Where a squared distance is below this share of the squared lengths, the matrix product has
-# cancelled eight or more of float32's 24 bits; such pairs are subtracted number by number.
+# cancelled eight or more of float32's 24 bits. Such pairs are subtracted number by number; where
+# they are more than a few of a tile, as of a network that maps all to a few points, the tile is
+# first computed again in float64, which leaves only those that are all but equal.
 _CANCELLED_RATIO = 1 / 256
+_MANY_RATIO = 1 / 64
+_CANCELLED_RATIO_IN_DOUBLES = 2.0**-32
 _NUMBERS_A_REPAIR = 4_000_000
 # Numbers read at a time where a whole array is looked at.
 _NUMBERS_A_LOOK = 4_000_000
@@ -96,17 +101,18 @@ def distance_blocks(
         if len(query):
             yield slice(0, len(query)), torch.empty((len(query), 0), device=device)
         return
-    num_rows = min(max(_MIN_ROWS, _MIN_PAIRS // len(gallery)), max_rows or len(query), len(query))
+    limit = min(max(_MIN_ROWS, _MIN_PAIRS // len(gallery)), max_rows or len(query))
+    num_rows = math.ceil(len(query) / math.ceil(len(query) / limit))
     right = _Side.of(gallery, metric, device)
     left = right if query is gallery else _Side.of(query, metric, device)
-    middle = _middle(right)
-    originals, copies = _copies(gallery)
+    originals, copies = (torch.from_numpy(rows).to(device) for rows in _copies(gallery))
+    product = _Product(left, right, right.middle(), is_cosine=metric == "cosine")
     whole = torch.empty((num_rows, len(gallery)), device=device)
     for start in range(0, len(query), num_rows):
         rows = slice(start, min(start + num_rows, len(query)))
         block = whole[: rows.stop - start]
         with _full_precision():
-            _fill(block, left, rows, right, middle, metric)
+            product.write(block, rows)
         if len(copies):
             block[:, copies] = block[:, originals]
         yield rows, block
@@ -118,15 +124,14 @@ class _Side:
 
     Attributes:
         values: The embeddings; never written.
-        lengths: Euclidean length of each part, 1 where it is 0; None leaves parts as they are.
-        num_zero: Parts of length zero; None with `lengths`.
-        device: Where the vectors are to be.
+        lengths: What the vectors of each part are divided by: 1, or for the cosine their Euclidean
+            length, 1 where that is 0.
+        num_zero: Parts of length zero, of the cosine.
     """
 
-    values: Tensor
-    lengths: Tensor | None
-    num_zero: Tensor | None
-    device: str
+    values: Float32[Tensor, "n p d"]
+    lengths: Float64[Tensor, "n p"] | None
+    num_zero: Float32[Tensor, " n"]
 
     @staticmethod
     def of(values: Float32[ndarray, "n p d"], metric: Metric, device: str) -> _Side:
@@ -137,107 +142,133 @@ class _Side:
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             tensor = torch.from_numpy(values).to(device)
         if metric == "euclidean":
-            return _Side(tensor, None, None, device)
-        lengths = torch.linalg.vector_norm(tensor, dim=2)
+            return _Side(tensor, None, tensor.new_zeros(len(values)))
+        lengths = torch.linalg.vector_norm(tensor, dim=2, dtype=torch.float64)
         is_zero = lengths == 0
-        return _Side(tensor, lengths.masked_fill_(is_zero, 1), is_zero.sum(1), device)
+        return _Side(tensor, lengths.masked_fill_(is_zero, 1), is_zero.sum(1).float())
 
-    def vectors(self, rows: slice | Tensor, part: int) -> Tensor:
+    def vectors(
+        self, rows: slice | Tensor, part: int | slice, *, doubles: bool = False
+    ) -> Float[Tensor, "n d"]:
+        """Vectors of a part of some rows."""
         values = self.values[rows, part]
-        return values if self.lengths is None else values / self.lengths[rows, part, None]
+        if doubles:
+            values = values.double()
+        if self.lengths is None:
+            return values
+        return values / self.lengths[rows, part, None].to(values.dtype)
+
+    def middle(self) -> Float64[Tensor, "p d"]:
+        """Mean of the vectors: a common offset changes no distance but costs digits."""
+        num, num_parts, num_numbers = self.values.shape
+        total = self.values.new_zeros((num_parts, num_numbers), dtype=torch.float64)
+        step = max(1, _NUMBERS_A_LOOK // max(num_parts * num_numbers, 1))
+        for start in range(0, num, step):
+            vectors = self.vectors(slice(start, start + step), slice(None))
+            total += vectors.sum(0, dtype=torch.float64)
+        return total / num
 
 
-def _fill(
-    block: Float32[Tensor, "n m"],
-    left: _Side,
-    rows: slice,
-    right: _Side,
-    middle: Float32[Tensor, "p d"],
-    metric: Metric,
-) -> None:
-    """Write the distances of some queries to all of the gallery."""
-    num_queries, num_gallery = block.shape
-    num_parts, num_numbers = middle.shape
-    is_cosine = metric == "cosine"
-    tile = num_gallery
-    if block.device.type == "cpu":
-        tile = min(num_gallery, max(64, _PAIRS_A_TILE // num_queries))
-    operands = block.new_ones((num_queries, num_numbers + 2))
-    others = block.new_ones((num_gallery, num_numbers + 2))
-    scratch = block.new_empty((num_queries, tile))
-    query_squares = block.new_zeros(num_queries)
-    gallery_squares = block.new_zeros(num_gallery)
-    block.zero_()
-    for part in range(num_parts):
-        # |q - g|^2 = (-2 q, |q|^2, 1) . (g, 1, |g|^2): one product instead of three passes.
-        vectors = operands[:, :num_numbers]
-        torch.sub(left.vectors(rows, part), middle[part], out=vectors)
-        torch.sum(vectors * vectors, dim=1, out=operands[:, num_numbers])
-        vectors *= -2
-        vectors = others[:, :num_numbers]
-        torch.sub(right.vectors(slice(None), part), middle[part], out=vectors)
-        torch.sum(vectors * vectors, dim=1, out=others[:, num_numbers + 1])
-        if is_cosine:
-            block.addmm_(operands, others.T)
-            query_squares += operands[:, num_numbers]
-            gallery_squares += others[:, num_numbers + 1]
-            continue
-        for start in range(0, num_gallery, tile):
-            columns = slice(start, min(start + tile, num_gallery))
-            squares = scratch[:, : columns.stop - start]
-            torch.mm(operands, others[columns].T, out=squares)
-            lengths = operands[:, num_numbers], others[columns, num_numbers + 1]
-            _repair(squares, lengths, left, rows, right, start, range(part, part + 1))
-            block[:, columns] += squares.sqrt_()
-    if is_cosine:
-        for start in range(0, num_gallery, tile):
-            columns = slice(start, min(start + tile, num_gallery))
-            lengths = query_squares, gallery_squares[columns]
-            _repair(block[:, columns], lengths, left, rows, right, start, range(num_parts))
-        assert left.num_zero is not None
-        assert right.num_zero is not None
+@dataclass(frozen=True)
+class _Product:
+    """Distances of some queries to the whole gallery by matrix products."""
+
+    left: _Side
+    right: _Side
+    middle: Float64[Tensor, "p d"]
+    is_cosine: bool
+
+    def write(self, block: Float32[Tensor, "n m"], rows: slice) -> None:
+        """Write the distances of the queries in these rows."""
+        num_queries, num_gallery = block.shape
+        num_parts, num_numbers = self.middle.shape
+        tile = num_gallery
+        if block.device.type == "cpu":
+            # A multiple of the vector units' width.
+            tile = min(tile, max(64, _PAIRS_A_TILE // num_queries // 64 * 64))
+        middle = self.middle.float()
+        operands = block.new_ones((num_queries, num_numbers + 2))
+        others = block.new_ones((num_gallery, num_numbers + 2))
+        scratch = block.new_empty(num_queries * tile)
+        query_squares, gallery_squares = operands[:, num_numbers], others[:, num_numbers + 1]
+        sums = block.new_zeros(num_queries), block.new_zeros(num_gallery)
+        columns = [
+            slice(start, min(start + tile, num_gallery)) for start in range(0, num_gallery, tile)
+        ]
+        block.zero_()
+        for part in range(num_parts):
+            # |q - g|^2 = (-2 q, |q|^2, 1) . (g, 1, |g|^2): one product instead of three passes.
+            vectors = operands[:, :num_numbers]
+            torch.sub(self.left.vectors(rows, part), middle[part], out=vectors)
+            torch.sum(vectors * vectors, dim=1, out=query_squares)
+            vectors *= -2
+            vectors = others[:, :num_numbers]
+            torch.sub(self.right.vectors(slice(None), part), middle[part], out=vectors)
+            torch.sum(vectors * vectors, dim=1, out=gallery_squares)
+            if self.is_cosine:
+                block.addmm_(operands, others.T)
+                for total, squares in zip(sums, (query_squares, gallery_squares), strict=True):
+                    total += squares
+                continue
+            for chosen in columns:
+                num = chosen.stop - chosen.start
+                squares = scratch[: num_queries * num].view(num_queries, num)
+                torch.mm(operands, others[chosen].T, out=squares)
+                lengths = query_squares, gallery_squares[chosen]
+                self._repair(squares, lengths, rows, chosen, range(part, part + 1))
+                block[:, chosen] += squares.sqrt_()
+        if not self.is_cosine:
+            block /= num_parts
+            return
+        for chosen in columns:
+            lengths = sums[0], sums[1][chosen]
+            self._repair(block[:, chosen], lengths, rows, chosen, range(num_parts))
         # 1 - q.g = |q - g|^2 / 2 for parts of length one; a part of length zero lacks a half.
-        block += left.num_zero[rows, None]
-        block += right.num_zero
-    block /= 2 * num_parts if is_cosine else num_parts
+        block += self.left.num_zero[rows, None]
+        block += self.right.num_zero
+        block /= 2 * num_parts
 
+    def _repair(
+        self,
+        squares: Float32[Tensor, "n m"],
+        lengths: tuple[Float32[Tensor, " n"], Float32[Tensor, " m"]],
+        rows: slice,
+        columns: slice,
+        parts: range,
+    ) -> None:
+        """Replace, in place, the squared distances that have lost too many digits."""
+        query_limits, gallery_limits = (_CANCELLED_RATIO * values for values in lengths)
+        if not bool((squares.amin(dim=1) < query_limits + gallery_limits.max()).any()):
+            return
+        near = squares < query_limits[:, None] + gallery_limits
+        if int(near.count_nonzero()) > _MANY_RATIO * near.numel():
+            near = self._in_doubles(squares, rows, columns, parts)
+        pairs = max(1, _NUMBERS_A_REPAIR // max(self.middle.shape[1], 1))
+        places = near.nonzero()
+        for start in range(0, len(places), pairs):
+            i, j = places[start : start + pairs].unbind(1)
+            exact = squares.new_zeros(len(i), dtype=torch.float64)
+            for part in parts:
+                difference = self.left.vectors(i + rows.start, part, doubles=True)
+                difference -= self.right.vectors(j + columns.start, part, doubles=True)
+                exact += torch.sum(difference.square_(), dim=1)
+            squares[i, j] = exact.float()
 
-def _repair(
-    squares: Float32[Tensor, "n m"],
-    lengths: tuple[Float32[Tensor, " n"], Float32[Tensor, " m"]],
-    left: _Side,
-    rows: slice,
-    right: _Side,
-    first_column: int,
-    parts: range,
-) -> None:
-    """Replace, in place, the squared distances that the matrix product got wrong."""
-    query_limits, gallery_limits = (_CANCELLED_RATIO * values for values in lengths)
-    if not bool((squares.amin(dim=1) < query_limits + gallery_limits.max()).any()):
-        return
-    near = (squares < query_limits[:, None] + gallery_limits).nonzero()
-    pairs = max(1, _NUMBERS_A_REPAIR // max(left.values.shape[2], 1))
-    for start in range(0, len(near), pairs):
-        i, j = near[start : start + pairs].unbind(1)
-        exact = squares.new_zeros(len(i))
+    def _in_doubles(
+        self, squares: Float32[Tensor, "n m"], rows: slice, columns: slice, parts: range
+    ) -> Bool[Tensor, "n m"]:
+        """Compute all of them again in float64; which of them even that does not resolve."""
+        exact = torch.zeros_like(squares, dtype=torch.float64)
+        lengths = torch.zeros_like(exact)
         for part in parts:
-            difference = left.vectors(i + rows.start, part) - right.vectors(j + first_column, part)
-            exact += torch.sum(difference * difference, dim=1)
-        squares[i, j] = exact
-
-
-def _middle(side: _Side) -> Float32[Tensor, "p d"]:
-    """Mean of the metric's vectors: a common offset changes no distance but costs digits."""
-    num, num_parts, num_numbers = side.values.shape
-    total = torch.zeros((num_parts, num_numbers), dtype=torch.float64, device=side.device)
-    step = max(1, _NUMBERS_A_LOOK // max(num_parts * num_numbers, 1))
-    for start in range(0, num, step):
-        rows = slice(start, start + step)
-        values = side.values[rows]
-        if side.lengths is not None:
-            values = values / side.lengths[rows, :, None]
-        total += values.sum(0, dtype=torch.float64)
-    return (total / num).float()
+            left = self.left.vectors(rows, part, doubles=True) - self.middle[part]
+            right = self.right.vectors(columns, part, doubles=True) - self.middle[part]
+            exact.addmm_(left, right.T, alpha=-2)
+            lengths += left.square().sum(1)[:, None]
+            lengths += right.square().sum(1)
+        exact += lengths
+        squares.copy_(exact)
+        return exact < _CANCELLED_RATIO_IN_DOUBLES * lengths
 
 
 def _copies(
