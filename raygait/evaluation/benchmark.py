@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raygait.datasets import protocols as datasets_protocols
+from raygait.datasets import splits
 from raygait.errors import DatasetError
 from raygait.evaluation.embed import Embeddings, embed
 from raygait.evaluation.gei import average_silhouettes
@@ -122,7 +123,7 @@ def run_benchmark(
     split = split or data.test_split or data.split
     rules = datasets_protocols.protocol(protocol or data.protocol)
     present = reader.read_rows(shards, columns=["subject"])["subject"].to_pylist()
-    test = datasets_protocols.split(split, present).test
+    test = splits.split(split, present).test
 
     def embedded(folder: Path) -> Embeddings:
         return embed(

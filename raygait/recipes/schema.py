@@ -62,7 +62,9 @@ class DataOptions(FrameOptions):
     """Which frames of which subjects a run sees."""
 
     split: str = "casiab-lt"
-    """Training and test subjects: `casiab-st`, `casiab-mt`, `casiab-lt`, or `first:N`."""
+    """Training and test subjects: `casiab-st`, `casiab-mt`, `casiab-lt`, `oumvlp`, `grew`, `ccpg`,
+    `ttg200`; `gait3d:PATH`, `sustech1k:PATH`, `partition:PATH` with the benchmark's or one's own
+    partition file; or `first:N`."""
     test_split: str = ""
     """Split whose test subjects are scored, where the model is tested on another data set than it
     was trained on; empty: `split`."""

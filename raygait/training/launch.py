@@ -20,7 +20,7 @@ from torch import nn
 from raygait import ray_session
 from raygait.batches.columns import check_rows
 from raygait.batches.sampler import rank_positions
-from raygait.datasets import protocols
+from raygait.datasets import protocols, splits
 from raygait.errors import ClusterTooSmall, RecipeError, SplitMismatch, TrainingError
 from raygait.experiments.outbox import Outbox
 from raygait.experiments.tracking import Run
@@ -134,6 +134,7 @@ def train(
     # Everything that can be known to be wrong is said before anything is written.
     check_out(out)
     digest = reader.digest(shards)
+    recipe = _with_absolute_paths(recipe)
     _check_resources(num_workers, min_workers, num_threads, use_gpu=use_gpu)
     taken = check_recipe(recipe, shards, num_workers, min_workers=min_workers, start=start)
     folder = out.absolute() / name
@@ -335,6 +336,16 @@ def check_recipe(
     return taken
 
 
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """The recipe as the workers can read it, whose working folder is another."""
+    data = recipe.data
+    found = {
+        "split": splits.with_absolute_path(data.split),
+        "test_split": splits.with_absolute_path(data.test_split),
+    }
+    return recipe.model_copy(update={"data": data.model_copy(update=found)})
+
+
 def _check_phase(
     recipe: Recipe,
     subjects: list[str],
@@ -345,8 +356,8 @@ def _check_phase(
     check_rows(first_rows, recipe.data.modality, where)
     protocols.protocol(recipe.data.protocol)  # days later is too late to say that there is none
     if recipe.data.test_split:
-        protocols.check_name(recipe.data.test_split)
-    split = protocols.split(recipe.data.split, subjects)
+        splits.check_name(recipe.data.test_split)
+    split = splits.split(recipe.data.split, subjects)
     network = build_model(recipe, len(split.train))
     freeze(network, frozen_groups(recipe))
     make_optimiser(recipe, network)

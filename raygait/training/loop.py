@@ -24,7 +24,7 @@ from raygait.batches.cache import FrameCache, open_cache
 from raygait.batches.inputs import accepted_inputs
 from raygait.batches.loader import Batch, ClipLoader
 from raygait.batches.sampler import MASK_STREAM, NETWORK_STREAM, step_generator
-from raygait.datasets import protocols
+from raygait.datasets import splits
 from raygait.errors import RecipeError, TrainingError, UntrustedStep
 from raygait.losses.identity import IdentityLoss
 from raygait.losses.segmentation import SegmentationLoss
@@ -551,7 +551,7 @@ def training_subjects(recipe: Recipe, cache: FrameCache) -> list[str]:
     Raises:
         SplitMismatch: The shards do not hold the subjects of the split.
     """
-    split = protocols.split(recipe.data.split, cache.subjects)
+    split = splits.split(recipe.data.split, cache.subjects)
     return sorted(set(split.train) & set(cache.subjects))
 
 

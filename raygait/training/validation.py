@@ -26,7 +26,7 @@ import ray
 import torch
 
 from raygait import ray_session
-from raygait.datasets import protocols
+from raygait.datasets import protocols, splits
 from raygait.errors import DatasetError, RaygaitError, RecipeError
 from raygait.evaluation.benchmark import score_model
 from raygait.evaluation.protocols import chance
@@ -62,7 +62,7 @@ def check_evaluation(recipe: Recipe, shards: Path) -> None:
         )
     rows = reader.read_rows(shards, columns=["subject", "condition", "view"])
     subjects, conditions, views = (rows[name].to_pylist() for name in rows.column_names)
-    tested = set(protocols.split(data.test_split or data.split, subjects).test)
+    tested = set(splits.split(data.test_split or data.split, subjects).test)
     chosen = [number for number, subject in enumerate(subjects) if subject in tested]
     pairs = chance(
         [subjects[number] for number in chosen],
