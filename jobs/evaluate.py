@@ -1,9 +1,15 @@
-"""Score a model by its recipe's protocol: rank-1 per view and condition, beside rows for scale.
+"""Score a model by a benchmark's protocol, beside rows for scale.
 
+    python jobs/evaluate.py --list-protocols
     python jobs/evaluate.py --model runs/gaitgl-demo --shards DIR
     python jobs/evaluate.py --model models:/gait@champion --shards DIR --num-workers 4
+    python jobs/evaluate.py --model runs/mine --shards DIR --split gait3d:Gait3D.json \\
+        --protocol gait3d
+    python jobs/evaluate.py --model runs/mine --shards DIR --protocol grew-submission
+    python jobs/evaluate.py --check-submission submission.csv --shards DIR
 
-Prints the table; writes it as OUT/evaluation.json, and into an MLflow run with --mlflow-run.
+Prints the table as the papers lay it out; writes it as OUT/evaluation.json, .csv and .txt, and into
+an MLflow run with --mlflow-run. A submission for a benchmark's server becomes OUT/submission.csv.
 """
 
 from __future__ import annotations
@@ -20,45 +26,91 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jobs.console as console
 from raygait import ray_session
+from raygait.datasets import protocols
+from raygait.errors import RaygaitError
+
+_SUBMISSION = "submission.csv"
 
 
 @dataclass(frozen=True)
 class Options:
-    """Score a model by its recipe's protocol."""
+    """Score a model by a benchmark's protocol."""
 
-    model: str
-    """A checkpoint's folder, a training run's folder, or models:/NAME@ALIAS."""
-    shards: Path
+    model: str = ""
+    """A checkpoint's folder, a training run's or an imported checkpoint's folder, or
+    models:/NAME@ALIAS."""
+    shards: Path | None = None
     """Folder of shards, readable under this path by every node."""
     out: Path = Path("runs/evaluation")
-    """Folder for evaluation.json, on storage that all nodes share."""
+    """Folder for the results, on storage that all nodes share."""
     split: str = ""
     """Split whose test subjects are scored, where the shards are of another data set than the
-    model was trained on; the recipe's if left out."""
+    model was trained on, or its partition file lies elsewhere; the recipe's if left out."""
     protocol: str = ""
     """Protocol of that data set; the recipe's if left out."""
+    list_protocols: bool = False
+    """Only say what protocols there are and what each needs."""
+    check_submission: Path | None = None
+    """Only check this submission: its form, and with --shards that it is complete."""
     baselines: bool = True
     """Also score the same network untrained, and averaged silhouettes (GEI)."""
     num_workers: int = 1
     """Actors that embed."""
     num_threads: int = 1
     """Threads and logical CPUs an actor."""
+    device: str = "cpu"
+    """Where distances are computed: cpu, cuda, cuda:1."""
     tracking_uri: str = ""
     """MLflow server or store; MLFLOW_TRACKING_URI, or sqlite:///mlflow.db here."""
     mlflow_run: str = ""
-    """Id of an existing MLflow run that gets the numbers and the table."""
+    """Id of an existing MLflow run that gets the numbers and the files."""
     address: str | None = None
     """Ray cluster to use; a local one if left out and none is named in the environment."""
 
 
 def main() -> int:
-    """Parse, evaluate, print and write the table."""
+    """Parse, then list, check, or evaluate, print and write."""
     options = tyro.cli(Options, description=__doc__)
+    if options.list_protocols:
+        print(protocols.describe())
+        return 0
+    if options.check_submission is not None:
+        return _check(options.check_submission, options)
+    if not options.model or options.shards is None:
+        raise RaygaitError("an evaluation needs --model and --shards; see --help")
+    if options.protocol:
+        protocols.protocol(options.protocol)  # a typo leaves no folder
+    return _evaluate(options, options.shards.absolute())
+
+
+def _check(path: Path, options: Options) -> int:
+    from raygait.evaluation.benchmark import check_submission
+
+    protocol = options.protocol or protocols.GREW_SUBMISSION.name
+    num_probes = check_submission(
+        path,
+        None if options.shards is None else options.shards.absolute(),
+        split=options.split or "grew",
+        protocol=protocol,
+    )
+    known = "" if options.shards is not None else ", not compared with a data set: give --shards"
+    print(f"{path}: {num_probes} probes, as {protocol} wants it{known}")
+    return 0
+
+
+def _evaluate(options: Options, shards: Path) -> int:
     # Imported late: torch and MLflow take seconds that --help need not wait for.
-    from raygait.evaluation.benchmark import run_benchmark
+    import torch
+
+    from raygait.evaluation.benchmark import check_submission, run_benchmark
     from raygait.experiments import tracking
     from raygait.experiments.resolve import resolve_model
 
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RaygaitError(f"--device {options.device} cannot be used: {reason}") from error
     needs_server = options.mlflow_run or options.model.startswith("models:/")
     uri = tracking.prepare(options.tracking_uri) if needs_server else ""
     out = options.out.absolute()
@@ -66,6 +118,7 @@ def main() -> int:
     if not options.model.startswith("models:/"):
         resolve_model(options.model, tracking_uri=uri, scratch=out)  # a typo leaves no folder
     out.mkdir(parents=True, exist_ok=True)
+    submission = out / _SUBMISSION
     # Below the result, because all nodes see that folder.
     with tempfile.TemporaryDirectory(prefix=".models-", dir=out) as folder:
         scratch = Path(folder)
@@ -73,20 +126,36 @@ def main() -> int:
         with ray_session.start(address=options.address):
             result = run_benchmark(
                 model,
-                options.shards.absolute(),
+                shards,
                 scratch=scratch if options.baselines else None,
                 split=options.split,
                 protocol=options.protocol,
+                submission_path=submission,
                 num_workers=options.num_workers,
                 num_threads=options.num_threads,
+                device=options.device,
             )
-    (out / "evaluation.json").write_text(json.dumps(result.to_dict(), indent=2) + "\n")
-    print(result.to_text())
-    print(f"\nwritten: {out / 'evaluation.json'}")
+    text = result.to_text() + "\n"
+    written = {
+        "evaluation.json": json.dumps(result.to_dict(), indent=2) + "\n",
+        "evaluation.csv": result.to_csv(),
+        "evaluation.txt": text,
+    }
+    for name, content in written.items():
+        (out / name).write_text(content)
+    print(text)
+    print(f"written: {', '.join(str(out / name) for name in written)}")
     if run is not None:
         run.log_metrics(result.metrics())
         run.log_dict(result.to_dict(), "evaluation.json")
-        run.log_text(result.to_text() + "\n", "evaluation.txt")
+        run.log_text(written["evaluation.csv"], "evaluation.csv")
+        run.log_text(text, "evaluation.txt")
+    if result.num_submitted:
+        if run is not None:
+            run.log_text(submission.read_text(), _SUBMISSION)
+        print(f"written: {submission}: {result.num_submitted} probes")
+        # A probe that is too short for the network has no line, and the server wants all.
+        check_submission(submission, shards, split=result.split, protocol=result.submission)
     return 0
 
 

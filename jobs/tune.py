@@ -45,8 +45,9 @@ class Options:
     """Folder of runs, on storage that all nodes share."""
     run_name: str = ""
     """Name of the grid; `grid`, or the table's name, if left out."""
-    metric: str = "NM"
-    """Probe set whose mean rank-1 decides."""
+    metric: str = ""
+    """Number of the protocol that decides (`NM`: its rank-1; `mAP`); those that the protocol
+    decides by, their mean, if left out."""
     num_workers: int = 1
     """Workers of each training run."""
     num_threads: int = 1

@@ -218,6 +218,18 @@ def check_name(name: str) -> None:
         raise DatasetError(f"no split is named {name!r}; there are {', '.join(names())}")
 
 
+def lists_of(name: str) -> SequenceLists:
+    """Probes and gallery that a split's partition file names; empty if it has none.
+
+    Raises:
+        DatasetError: As `check_name`.
+    """
+    check_name(name)
+    return (
+        _read(name).lists if name.partition(":")[0] in (*_LISTED, _PARTITION) else SequenceLists()
+    )
+
+
 def with_absolute_path(name: str) -> str:
     """The same split, its partition file named by a path that means the same in every process."""
     kind, colon, path = name.partition(":")

@@ -7,23 +7,33 @@ training, and averaged silhouettes (GEI) as nearest neighbours.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raygait.datasets import protocols as datasets_protocols
-from raygait.datasets import splits
+import numpy as np
+
+from raygait.datasets import protocols, splits
+from raygait.datasets.protocols import parts_of
 from raygait.errors import DatasetError
+from raygait.evaluation import submission
 from raygait.evaluation.embed import Embeddings, embed
 from raygait.evaluation.gei import average_silhouettes
-from raygait.evaluation.protocols import CrossViewTable, chance, evaluate_cross_view
+from raygait.evaluation.protocols import chance, evaluate
+from raygait.evaluation.tables import CSV_HEADER, ProtocolTable, plain, shown
 from raygait.recipes.saved_model import initial_model, load_model, save_model
 from raygait.recipes.schema import DataOptions
 from raygait.shards import reader
 
 TRAINED, UNTRAINED, AVERAGED = "trained", "untrained", "GEI"
+CHANCE = "chance"
+# Numbers that a line has room for; of more, those that decide are shown.
+_NUMBERS_A_LINE = 9
 
 
 @dataclass(frozen=True)
@@ -33,14 +43,16 @@ class Benchmark:
     Attributes:
         protocol: Name of the protocol; every number is meant by its rules.
         split: Name of the split.
-        num_subjects: Test subjects.
+        num_subjects: Test subjects; unknown people are none.
         num_sequences: Sequences embedded.
         num_too_short: Sequences left out because the network needs more frames.
         rows: `trained`, and with baselines `untrained` and `GEI`.
-        chance: Probe condition -> rank-1 of a random guess, in percent.
+        chance: Number -> what a random ranking gives, in percent; NaN where there is none.
         recipe: Name of the model's recipe.
         step: Training steps of the model.
         shards_digest: Digest of the shards.
+        submission: Name of the submission that was written beside; empty: none was.
+        num_submitted: Probes in it.
     """
 
     protocol: str
@@ -48,14 +60,21 @@ class Benchmark:
     num_subjects: int
     num_sequences: int
     num_too_short: int
-    rows: dict[str, CrossViewTable]
+    rows: dict[str, ProtocolTable]
     chance: dict[str, float]
     recipe: str
     step: int
     shards_digest: str
+    submission: str = ""
+    num_submitted: int = 0
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The numbers by which one model is better than another."""
+        return self.rows[TRAINED].rules.headline
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON; a missing number is `None`."""
         return {
             "protocol": self.protocol,
             "split": self.split,
@@ -63,28 +82,47 @@ class Benchmark:
             "num_sequences": self.num_sequences,
             "num_too_short": self.num_too_short,
             "rows": {name: table.to_dict() for name, table in self.rows.items()},
-            "chance": self.chance,
+            "chance": {name: plain(np.array([value]))[0] for name, value in self.chance.items()},
+            "headline": list(self.headline),
             "recipe": self.recipe,
             "step": self.step,
             "shards_digest": self.shards_digest,
         }
 
     def metrics(self) -> dict[str, float]:
-        """Mean rank-1 of every row a probe set, under names that say the protocol."""
+        """Every number of every row, under names that say the protocol."""
         return metrics_of(self.to_dict())
 
+    def to_csv(self) -> str:
+        """A line a number of every row, as `ProtocolTable.to_csv`."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(CSV_HEADER)
+        for name, table in self.rows.items():
+            writer.writerows(table.csv_rows(name))
+        for number, value in self.chance.items():
+            written = "" if math.isnan(value) else f"{value:.4f}"
+            writer.writerow((self.protocol, CHANCE, *parts_of(number), "", "", written))
+        return text.getvalue()
+
     def to_text(self) -> str:
-        """The trained model's table per view and condition, then a line for each other row."""
+        """The trained model's table as the paper has it, then a line for each row."""
+        numbers = list(self.chance)
+        if len(numbers) > _NUMBERS_A_LINE:
+            numbers = list(self.headline)
+        widths = [max(8, len(number) + 2) for number in numbers]
+        what = "mean rank-1 (%)" if all(parts_of(n)[1] == "rank1" for n in numbers) else "mean (%)"
         lines = [
             f"protocol {self.protocol}, split {self.split}: {self.num_subjects} subjects, "
             f"{self.num_sequences} sequences, {self.num_too_short} too short",
             self.rows[TRAINED].to_text(),
             "",
-            "mean rank-1 (%)  " + "".join(f"{condition:>8}" for condition in self.chance),
+            f"{what:<17}" + "".join(f"{n:>{w}}" for n, w in zip(numbers, widths, strict=True)),
         ]
-        means = {name: table.means for name, table in self.rows.items()} | {"chance": self.chance}
+        means = {name: table.means for name, table in self.rows.items()} | {CHANCE: self.chance}
         lines += [
-            f"{name:<17}" + "".join(f"{values[condition]:8.1f}" for condition in self.chance)
+            f"{name:<17}"
+            + "".join(shown(values[n], w) for n, w in zip(numbers, widths, strict=True))
             for name, values in means.items()
         ]
         return "\n".join(lines)
@@ -97,8 +135,10 @@ def run_benchmark(
     scratch: Path | None = None,
     split: str = "",
     protocol: str = "",
+    submission_path: Path | None = None,
     num_workers: int = 1,
     num_threads: int = 1,
+    device: str = "cpu",
 ) -> Benchmark:
     """Embed the test subjects and fill the protocol's tables.
 
@@ -109,37 +149,50 @@ def run_benchmark(
             untrained network and the GEI out.
         split: Split whose test subjects are scored, where the shards are of another data set than
             the model was trained on; empty: the recipe's `data.test_split`, or its `data.split`.
-        protocol: Protocol of that data set; empty: the recipe's.
+        protocol: Protocol of that data set; empty: the recipe's. With one that is a submission the
+            numbers are those of the protocol beside it.
+        submission_path: File for the submission, where the protocol is one.
         num_workers: Actors that embed; 0 embeds in this process, without Ray.
         num_threads: Threads of torch and logical CPUs an actor.
+        device: Where distances are computed.
 
     Raises:
         SplitMismatch: The shards do not hold the subjects of the recipe's split.
-        DatasetError: No test sequence, or the protocol is unknown.
+        DatasetError: No test sequence, or the protocol is unknown or finds nothing to compare.
         RegistryError: `model` is not a saved model.
     """
     saved = load_model(model)
     data = saved.recipe.data
-    split = split or data.test_split or data.split
-    rules = datasets_protocols.protocol(protocol or data.protocol)
+    asked = protocols.protocol(protocol or data.protocol)
+    rules = protocols.protocol(asked.beside) if asked.submission else asked
     present = reader.read_rows(shards, columns=["subject"])["subject"].to_pylist()
-    test = splits.split(split, present).test
+    sides = splits.split(split or data.test_split or data.split, present, trains=False)
 
     def embedded(folder: Path) -> Embeddings:
         return embed(
-            shards, folder, subjects=test, num_workers=num_workers, num_threads=num_threads
+            shards,
+            folder,
+            subjects=sides.embedded,
+            num_workers=num_workers,
+            num_threads=num_threads,
         )
 
-    def table(embeddings: Embeddings) -> CrossViewTable:
-        return evaluate_cross_view(
-            embeddings.values,
-            embeddings.subjects,
-            embeddings.conditions,
-            embeddings.views,
-            rules,
+    def table(embeddings: Embeddings) -> ProtocolTable:
+        return evaluate(
+            embeddings.values, *_labels(embeddings), rules, lists=sides.lists, device=device
         )
 
     trained = embedded(model)
+    num_submitted = 0
+    if asked.submission and submission_path is not None:
+        num_submitted = submission.write(
+            submission_path,
+            trained.values,
+            *_labels(trained),
+            asked,
+            sides.unlabelled,
+            device=device,
+        )
     rows = {TRAINED: table(trained)}
     if scratch is not None:
         untrained = initial_model(saved.recipe, saved.subjects)
@@ -156,28 +209,68 @@ def run_benchmark(
         rows[AVERAGED] = table(averages)
     return Benchmark(
         protocol=rules.name,
-        split=split,
-        num_subjects=len(set(trained.subjects)),
+        split=sides.name,
+        num_subjects=len(set(trained.subjects) - set(sides.unlabelled)),
         num_sequences=len(trained),
         num_too_short=trained.num_too_short,
         rows=rows,
-        chance=chance(trained.subjects, trained.conditions, trained.views, rules),
+        chance=chance(*_labels(trained), rules, lists=sides.lists),
         recipe=saved.recipe.name,
         step=saved.step,
         shards_digest=reader.digest(shards),
+        submission=asked.name if num_submitted else "",
+        num_submitted=num_submitted,
     )
 
 
+def check_submission(path: Path, shards: Path | None, *, split: str, protocol: str) -> int:
+    """Whether a submission is complete.
+
+    Args:
+        path: The file.
+        shards: Folder of shards with the probes and the gallery; `None` looks at the form alone.
+        split: Split whose test subjects are the gallery.
+        protocol: The submission.
+
+    Returns:
+        Number of probes in it.
+
+    Raises:
+        DatasetError: It is not, or the protocol is no submission.
+    """
+    rules = protocols.protocol(protocol)
+    if not rules.submission:
+        raise DatasetError(f"protocol {rules.name!r} writes no submission")
+    if shards is None:
+        return submission.check(path, rules)
+    table = reader.read_rows(shards, columns=["subject", "condition", "view"])
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    sides = splits.split(split, columns["subject"], trains=False)
+    tested = set(sides.embedded)
+    rows = [
+        row
+        for row in zip(columns["subject"], columns["condition"], columns["view"], strict=True)
+        if row[0] in tested
+    ]
+    subjects, conditions, views = zip(*rows, strict=True)
+    due = submission.expected(subjects, conditions, views, rules, sides.unlabelled)
+    return submission.check(path, rules, due)
+
+
+def _labels(embeddings: Embeddings) -> tuple[list[str], list[str], list[str]]:
+    return embeddings.subjects, embeddings.conditions, embeddings.views
+
+
 def metrics_of(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """MLflow metrics of a `Benchmark.to_dict()`: `casiab/NM/rank1`, `casiab/NM/rank1-untrained`."""
+    """MLflow metrics of a `Benchmark.to_dict()`: `casiab/NM/rank1`, `gait3d/mAP-untrained`."""
+    rows = {name: table["means"] for name, table in evaluation["rows"].items()}
     metrics = {}
-    for row, table in evaluation["rows"].items():
-        for probe_set, value in table["means"].items():
-            if value is not None:
+    for row, means in (rows | {CHANCE: evaluation["chance"]}).items():
+        for number, value in means.items():
+            if value is not None and not math.isnan(value):
                 suffix = "" if row == TRAINED else f"-{row}"
-                metrics[f"{evaluation['protocol']}/{probe_set}/rank1{suffix}"] = float(value)
-    for probe_set, value in evaluation["chance"].items():
-        metrics[f"{evaluation['protocol']}/{probe_set}/rank1-chance"] = float(value)
+                name = "/".join(filter(None, (evaluation["protocol"], *parts_of(number))))
+                metrics[f"{name}{suffix}"] = float(value)
     return metrics
 
 
@@ -204,7 +297,7 @@ def metrics_of_file(path: Path, model: Path) -> dict[str, float]:
 
 
 def score_model(model: Path, shards: Path) -> dict[str, float]:
-    """Mean rank-1 a probe set, computed in this process: what a search compares its trials by.
+    """Number -> percent by the recipe's protocol, computed in this process without baselines.
 
     Raises:
         RaygaitError: As `run_benchmark`.

@@ -69,7 +69,8 @@ class DataOptions(FrameOptions):
     """Split whose test subjects are scored, where the model is tested on another data set than it
     was trained on; empty: `split`."""
     protocol: str = "casiab"
-    """Benchmark protocol that scores the run."""
+    """Benchmark protocol that scores the run: `casiab`, `oumvlp`, ..., see
+    `jobs/evaluate.py --list-protocols`."""
     shift_px: Annotated[int, Field(ge=0)] = 0
     """`rgb` only: half of the frames, in training and at test, are moved by up to this many pixels
     in both directions, as if a detector had not centred the person."""
@@ -253,8 +254,9 @@ class Recipe(_Frozen):
     """Steps between evaluations by the protocol while training goes on, the last step included; 0
     evaluates nothing. Phases before the last are not evaluated."""
     best_metric: str = ""
-    """Probe set (`NM`) whose mean rank-1 says which checkpoint is the best; the mean over all if
-    empty. It is scored on the test subjects, so the best checkpoint's own score is optimistic."""
+    """Number of the protocol (`NM` for its rank-1, `mAP`) that says which checkpoint is the best;
+    the mean of those that decide by the protocol if empty. It is scored on the test subjects, so
+    the best checkpoint's own score is optimistic."""
     patience: Annotated[int, Field(ge=0)] = 0
     """The run stops at the first evaluation that follows so many in a row without a better one; 0
     never stops early."""

@@ -21,7 +21,13 @@ from raygait import ray_session
 from raygait.batches.columns import check_rows
 from raygait.batches.sampler import rank_positions
 from raygait.datasets import protocols, splits
-from raygait.errors import ClusterTooSmall, RecipeError, SplitMismatch, TrainingError
+from raygait.errors import (
+    ClusterTooSmall,
+    DatasetError,
+    RecipeError,
+    SplitMismatch,
+    TrainingError,
+)
 from raygait.experiments.outbox import Outbox
 from raygait.experiments.tracking import Run
 from raygait.recipes.schema import Recipe, build_model, from_json
@@ -65,7 +71,7 @@ class TrainResult:
     Attributes:
         checkpoint: Folder of the last checkpoint; `recipes.saved_model.load_model` reads it.
         history: One dictionary a step: `step`, `loss`, the other recorded values, and at steps
-            that were evaluated `rank1_NM` and its like.
+            that were evaluated the protocol's numbers, such as `rank1_NM`.
         best: Folder of the checkpoint with the best evaluation; `None` without evaluations. The
             test subjects have chosen it, so its score is optimistic.
     """
@@ -123,7 +129,8 @@ def train(
     Raises:
         ShardError: The shards are not there, not finished, or made without the recipe's modality.
         SplitMismatch: They do not hold the subjects of the recipe's split.
-        DatasetError: An evaluation would find nothing to compare.
+        DatasetError: An evaluation would find nothing to compare, or there is no such protocol or
+            split.
         RecipeError: Two switches do not fit each other.
         RegistryError: What to start from is not a saved model, or is damaged.
         ClusterTooSmall: The workers cannot be placed.
@@ -134,7 +141,7 @@ def train(
     # Everything that can be known to be wrong is said before anything is written.
     check_out(out)
     digest = reader.digest(shards)
-    recipe = _with_absolute_paths(recipe)
+    recipe = with_absolute_paths(recipe)
     _check_resources(num_workers, min_workers, num_threads, use_gpu=use_gpu)
     taken = check_recipe(recipe, shards, num_workers, min_workers=min_workers, start=start)
     folder = out.absolute() / name
@@ -298,7 +305,8 @@ def check_recipe(
         ShardError: The shards are not there, not finished, or made without a modality that the
             recipe needs.
         SplitMismatch: They do not hold the subjects of the recipe's split.
-        DatasetError: An evaluation would find nothing to compare.
+        DatasetError: An evaluation would find nothing to compare, or there is no such protocol or
+            split.
         RecipeError: Two switches do not fit each other, the clip is too short for the model, or
             the model has no group of parameters of a name.
         RegistryError: What to start from is not a saved model, or is damaged.
@@ -336,7 +344,7 @@ def check_recipe(
     return taken
 
 
-def _with_absolute_paths(recipe: Recipe) -> Recipe:
+def with_absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe as the workers can read it, whose working folder is another."""
     data = recipe.data
     found = {
@@ -354,9 +362,13 @@ def _check_phase(
     num_workers: int,
 ) -> tuple[nn.Module, tuple[str, ...]]:
     check_rows(first_rows, recipe.data.modality, where)
-    protocols.protocol(recipe.data.protocol)  # days later is too late to say that there is none
-    if recipe.data.test_split:
-        splits.check_name(recipe.data.test_split)
+    # Days later is too late to say that there is no such protocol, or nothing to fill it from.
+    rules = protocols.protocol(recipe.data.protocol)
+    if not splits.lists_of(recipe.data.test_split or recipe.data.split) and rules.is_listed:
+        raise DatasetError(
+            f"data.protocol is {rules.name!r}, which needs {rules.needs}; or give another "
+            f"data.protocol"
+        )
     split = splits.split(recipe.data.split, subjects)
     network = build_model(recipe, len(split.train))
     freeze(network, frozen_groups(recipe))

@@ -1,7 +1,7 @@
 """What a run leaves behind while it goes, for people and for itself when it goes on.
 
     history.jsonl        one line a step: losses, distances, seconds
-    evaluations.jsonl    one line an evaluation: step, rank-1 of each probe set
+    evaluations.jsonl    one line an evaluation: step, the protocol's numbers
     events.jsonl         one line for each thing worth knowing: went on from where, what was damaged
 
 Lines of the first two say when they were measured (`unix_s`).

@@ -19,7 +19,7 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ray
@@ -27,6 +27,7 @@ import torch
 
 from raygait import ray_session
 from raygait.datasets import protocols, splits
+from raygait.datasets.protocols import is_error_rate, number_name, parts_of
 from raygait.errors import DatasetError, RaygaitError, RecipeError
 from raygait.evaluation.benchmark import score_model
 from raygait.evaluation.protocols import chance
@@ -35,8 +36,7 @@ from raygait.shards import reader
 from raygait.training.checkpoint import checkpoint_path, damage_of, step_of
 from raygait.training.record import Recorder
 
-METRIC = "rank1_"
-"""What the name of a recorded score begins with; the probe set follows: `rank1_NM`."""
+_NOT_SCORES = ("step", "unix_s")
 BEST = "best"
 """Name of the link to the best checkpoint, beside the checkpoints."""
 # A process that Ray starts for a task is there in 2-10 s.
@@ -50,27 +50,34 @@ def check_evaluation(recipe: Recipe, shards: Path) -> None:
 
     Raises:
         SplitMismatch: The shards do not hold the subjects of the recipe's split.
-        DatasetError: There is nothing to compare in the probe set that decides.
-        RecipeError: The protocol has no such probe set.
+        DatasetError: There is nothing to compare for the number that decides.
+        RecipeError: The protocol has no such number, or none at all.
     """
     data = recipe.data
     protocol = protocols.protocol(data.protocol)
-    if recipe.best_metric and recipe.best_metric not in protocol.probe_conditions:
+    if not protocol.numbers:
+        raise RecipeError(
+            f"data.protocol is {protocol.name!r}, which writes a file and has no number to decide "
+            f"by; evaluate_every_steps needs {protocol.beside!r}"
+        )
+    if recipe.best_metric and recipe.best_metric not in protocol.numbers:
         raise RecipeError(
             f"best_metric is {recipe.best_metric!r}, protocol {protocol.name!r} has "
-            f"{', '.join(protocol.probe_conditions)}"
+            f"{', '.join(protocol.numbers)}"
         )
     rows = reader.read_rows(shards, columns=["subject", "condition", "view"])
     subjects, conditions, views = (rows[name].to_pylist() for name in rows.column_names)
-    tested = set(splits.split(data.test_split or data.split, subjects).test)
+    split = splits.split(data.test_split or data.split, subjects, trains=not data.test_split)
+    tested = set(split.test)
     chosen = [number for number, subject in enumerate(subjects) if subject in tested]
     pairs = chance(
         [subjects[number] for number in chosen],
         [conditions[number] for number in chosen],
         [views[number] for number in chosen],
         protocol,
+        lists=split.lists,
     )
-    if math.isnan(value_of(pairs, recipe.best_metric)):
+    if math.isnan(value_of(pairs, deciding(recipe))):
         raise DatasetError(
             f"{shards}: evaluate_every_steps is {recipe.evaluate_every_steps}, but protocol "
             f"{protocol.name!r} finds no pair to compare of the {len(tested)} test subjects"
@@ -78,45 +85,69 @@ def check_evaluation(recipe: Recipe, shards: Path) -> None:
         )
 
 
-def value_of(scores: Mapping[str, float], metric: str) -> float:
-    """What decides which of two evaluations is better; NaN if there is nothing to decide by.
+def deciding(recipe: Recipe) -> tuple[str, ...]:
+    """Numbers whose mean says which checkpoint is the best: `best_metric`, or the protocol's own.
+
+    Raises:
+        DatasetError: The protocol is unknown.
+    """
+    if recipe.best_metric:
+        return (recipe.best_metric,)
+    return protocols.protocol(recipe.data.protocol).headline
+
+
+def value_of(scores: Mapping[str, float], numbers: Sequence[str]) -> float:
+    """What decides which of two evaluations is better, the higher; NaN if nothing does.
 
     Args:
-        scores: Probe set -> mean rank-1.
-        metric: One of them, or empty for the mean of all.
+        scores: Number -> percent.
+        numbers: Those whose mean decides; error rates count negative.
     """
-    if metric:
-        return scores.get(metric, math.nan)
-    known = [value for value in scores.values() if not math.isnan(value)]
+    known = [
+        -scores[number] if is_error_rate(number) else scores[number]
+        for number in numbers
+        if not math.isnan(scores.get(number, math.nan))
+    ]
     return sum(known) / len(known) if known else math.nan
 
 
-def best_step(scores: Mapping[int, Mapping[str, float]], metric: str) -> int | None:
-    """The step with the highest score, of equal ones the first; `None` if none has any.
+def best_step(scores: Mapping[int, Mapping[str, float]], numbers: Sequence[str]) -> int | None:
+    """The step with the best score, of equal ones the first; `None` if none has any.
 
     Args:
-        scores: Step -> probe set -> mean rank-1.
-        metric: As for `value_of`.
+        scores: Step -> number -> percent.
+        numbers: As for `value_of`.
     """
-    values = {step: value_of(each, metric) for step, each in sorted(scores.items())}
+    values = {step: value_of(each, numbers) for step, each in sorted(scores.items())}
     known = {step: value for step, value in values.items() if not math.isnan(value)}
     return max(known, key=lambda step: known[step]) if known else None
 
 
-def is_exhausted(scores: Mapping[int, Mapping[str, float]], metric: str, patience: int) -> bool:
+def is_exhausted(
+    scores: Mapping[int, Mapping[str, float]], numbers: Sequence[str], patience: int
+) -> bool:
     """Whether the last `patience` evaluations have all been no better than one before them."""
     known = [
-        step for step, each in sorted(scores.items()) if not math.isnan(value_of(each, metric))
+        step for step, each in sorted(scores.items()) if not math.isnan(value_of(each, numbers))
     ]
-    best = best_step(scores, metric)
+    best = best_step(scores, numbers)
     return bool(patience) and best is not None and len(known) - 1 - known.index(best) >= patience
 
 
+def recorded_name(number: str) -> str:
+    """Name under which a run records a number: `rank1_NM`, `mAP_CL`, `rank1`."""
+    probe_set, metric = parts_of(number)
+    return f"{metric}_{probe_set}" if probe_set else metric
+
+
 def scores_of(line: Mapping[str, float]) -> dict[str, float]:
-    """Probe set -> mean rank-1, of a line of `evaluations.jsonl`."""
-    return {
-        name.removeprefix(METRIC): value for name, value in line.items() if name.startswith(METRIC)
-    }
+    """Number -> percent, of a line of `evaluations.jsonl`."""
+    scores = {}
+    for name, value in line.items():
+        if name not in _NOT_SCORES:
+            metric, _, probe_set = name.partition("_")
+            scores[number_name(probe_set, metric)] = value
+    return scores
 
 
 def is_evaluated(recipe: Recipe, step: int) -> bool:
@@ -150,6 +181,7 @@ class Validation:
         steps_before: int,
     ) -> None:
         self._recipe = recipe
+        self._deciding = deciding(recipe)
         self._shards = shards
         self._run = run
         self._recorder = recorder
@@ -219,13 +251,13 @@ class Validation:
     def says_stop(self, step: int) -> bool:
         """Whether to stop at a step, by the evaluations of the steps before it alone."""
         before = {done: scores for done, scores in self._scores.items() if done < step}
-        return is_exhausted(before, self._recipe.best_metric, self._recipe.patience)
+        return is_exhausted(before, self._deciding, self._recipe.patience)
 
     @property
     def needed(self) -> set[int]:
         """Steps whose checkpoints have to stay: the best, and the one that is being scored."""
         needed = {self._step} if self._task is not None else set()
-        best = best_step(self._scores, self._recipe.best_metric)
+        best = best_step(self._scores, self._deciding)
         return needed if best is None else needed | {best}
 
     def _has_room(self) -> bool:
@@ -271,10 +303,10 @@ class Validation:
     def _take(self, step: int, scores: Mapping[str, float]) -> None:
         known = {name: value for name, value in scores.items() if not math.isnan(value)}
         self._recorder.evaluated(
-            self._steps_before + step, {f"{METRIC}{name}": value for name, value in known.items()}
+            self._steps_before + step, {recorded_name(name): value for name, value in known.items()}
         )
         self._scores[step] = known
-        best = best_step(self._scores, self._recipe.best_metric)
+        best = best_step(self._scores, self._deciding)
         if best is not None:
             self._link(checkpoint_path(self._run, best))
 
@@ -327,7 +359,7 @@ class _Task:
         ray.cancel(self._items)
 
     def scores(self) -> dict[str, float]:
-        """Probe set -> mean rank-1, waited for.
+        """Number -> percent, waited for.
 
         Raises:
             RayError: The task failed; its process or its node was lost.

@@ -18,7 +18,7 @@ from raygait.experiments.outbox import OFFLINE, Outbox
 from raygait.experiments.tracking import Run
 from raygait.training.environment import ENVIRONMENT
 from raygait.training.record import EVALUATIONS, EVENTS, HISTORY
-from raygait.training.validation import METRIC, scores_of
+from raygait.training.validation import scores_of
 
 logger = logging.getLogger(__name__)
 # What a line of progress says, of what the run has.
@@ -129,7 +129,7 @@ class _Log:
             logger.info("step %d/%d  %s", last["step"], self._num_steps, shown)
         for line in self._evaluations.read():
             scores = "  ".join(f"{name} {value:.1f}" for name, value in scores_of(line).items())
-            logger.info("step %d: rank-1 of the test subjects (%%)  %s", line["step"], scores)
+            logger.info("step %d: scores of the test subjects (%%)  %s", line["step"], scores)
 
 
 class _Sender:
@@ -194,7 +194,10 @@ class _Sender:
 
 
 def _without_sent(run: Run, points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    # A point is sent whole, so one of its values tells; every step has a loss.
-    names = {name for point in points for name in point if name.startswith(METRIC)}
-    sent = set().union(*(run.steps(name) for name in names or {"loss"}))
+    # A point is sent whole, so one of its values tells; every step has a loss, evaluations have
+    # scores, not all of them the same.
+    names = {"loss"}
+    if points and not any("loss" in point for point in points):
+        names = {name for point in points for name in point if name not in ("step", "unix_s")}
+    sent = set().union(*(run.steps(name) for name in names))
     return [point for point in points if point["step"] not in sent]

@@ -36,7 +36,8 @@ from raygait.experiments.outbox import OFFLINE, Outbox
 from raygait.experiments.tracking import Run
 from raygait.recipes.ablations import AblationTable
 from raygait.recipes.schema import Recipe, from_dict, with_overrides
-from raygait.training.launch import MLFLOW_RUN, train
+from raygait.training.launch import MLFLOW_RUN, train, with_absolute_paths
+from raygait.training.validation import recorded_name, value_of
 from raygait.training.watching import send
 
 _CELL_TAG = "raygait.cell"
@@ -52,11 +53,12 @@ class Cell:
 
     Attributes:
         overrides: Dotted path -> value; of a table's row, `row` -> its name.
-        scores: Name of a probe condition -> mean rank-1 in percent; empty if the cell failed.
+        scores: Number of the protocol -> percent; empty if the cell failed.
         checkpoint: Folder of the trained model; empty if the cell failed.
         run_id: MLflow child run.
         error: Why the cell failed; empty if it did not.
         printed: Metric -> the number that the paper prints for a table's row.
+        deciding: Numbers whose mean decides; the grid's metric, or the protocol's own.
     """
 
     overrides: dict[str, Any]
@@ -65,6 +67,7 @@ class Cell:
     run_id: str
     error: str = ""
     printed: Mapping[str, float] = field(default_factory=dict)
+    deciding: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class GridResult:
     """All cells in grid order, and the best one by `metric`.
 
     Attributes:
-        metric: Probe condition that decides.
+        metric: Number that decides; empty: those of each cell's protocol.
         cells: One a point of the grid.
     """
 
@@ -89,7 +92,10 @@ class GridResult:
         done = [cell for cell in self.cells if not cell.error]
         if not done:
             raise TrainingError(f"every cell of the grid failed, the first: {self.cells[0].error}")
-        return max(done, key=lambda cell: cell.scores[self.metric])
+        return max(done, key=lambda cell: value_of(cell.scores, self._deciding(cell)))
+
+    def _deciding(self, cell: Cell) -> tuple[str, ...]:
+        return (self.metric,) if self.metric else cell.deciding
 
     def to_text(self) -> str:
         """A line a cell, the best one marked."""
@@ -112,7 +118,7 @@ def run_grid(
     *,
     name: str,
     parent: Run | Outbox,
-    metric: str = "NM",
+    metric: str = "",
     num_workers: int = 1,
     num_threads: int = 1,
     use_gpu: bool = False,
@@ -130,8 +136,9 @@ def run_grid(
         out: Folder of runs on storage that all nodes share; the grid's runs lie in `out/name`.
         name: Name of the grid.
         parent: MLflow run that the cells' runs are children of.
-        metric: Probe condition whose mean rank-1 decides. It is scored on the recipe's test
-            subjects, as the papers' ablations are, so the best cell's own score is optimistic.
+        metric: Number of the protocol that decides, `NM` or `mAP`; empty: the mean of those that
+            decide by the protocol. It is scored on the recipe's test subjects, as the papers'
+            ablations are, so the best cell's own score is optimistic.
         num_workers: Workers of each cell's training run.
         num_threads: Threads and logical CPUs a worker.
         use_gpu: One GPU a worker.
@@ -172,7 +179,7 @@ def run_table(
     *,
     name: str,
     parent: Run | Outbox,
-    metric: str = "NM",
+    metric: str = "",
     num_workers: int = 1,
     num_threads: int = 1,
     use_gpu: bool = False,
@@ -188,7 +195,7 @@ def run_table(
         out: Folder of runs.
         name: Name of the table's runs.
         parent: MLflow run that the rows' runs are children of.
-        metric: Probe condition whose mean rank-1 decides.
+        metric: Number of the protocol that decides; empty: those of the protocol.
         num_workers: Workers of each row's training run.
         num_threads: Threads and logical CPUs a worker.
         use_gpu: One GPU a worker.
@@ -234,13 +241,18 @@ def _run_cells(
     use_gpu: bool,
     max_failures: int,
 ) -> GridResult:
+    planned = [
+        (overrides, with_absolute_paths(recipe), printed) for overrides, recipe, printed in planned
+    ]
     recipes = [recipe for _, recipe, _ in planned]
     if len({json.dumps(each.to_dict(), sort_keys=True) for each in recipes}) < len(recipes):
         raise RecipeError("two cells are the same recipe; name each value once")
     for recipe in recipes:
-        known = protocols.protocol(recipe.data.protocol).probe_conditions
-        if metric not in known:
-            raise RecipeError(f"metric {metric!r} is none of {', '.join(known)}")
+        protocol = protocols.protocol(recipe.data.protocol)
+        if not protocol.numbers:
+            raise RecipeError(f"protocol {protocol.name!r} writes a file and has no number")
+        if metric and metric not in protocol.numbers:
+            raise RecipeError(f"metric {metric!r} is none of {', '.join(protocol.numbers)}")
     settings = {
         "shards": str(shards.absolute()),
         "out": str(folder.absolute()),
@@ -272,7 +284,7 @@ def _run_cells(
     )
     results = {_key(result.config["cell"]["overrides"]): result.metrics for result in tuner.fit()}
     cells = []
-    for overrides, _, printed in planned:
+    for overrides, recipe, printed in planned:
         got = results.get(_key(overrides)) or {}
         cells.append(
             Cell(
@@ -282,11 +294,18 @@ def _run_cells(
                 run_id=got.get("run_id", ""),
                 error=got.get("error", "" if "scores" in got else "the trial was lost"),
                 printed=printed,
+                deciding=protocols.protocol(recipe.data.protocol).headline,
             )
         )
     _settle([folder / _name(overrides) for overrides, _, _ in planned])
     result = GridResult(metric, cells)
-    parent.log_metrics({f"best_{name}": value for name, value in result.best.scores.items()})
+    parent.log_metrics(
+        {
+            f"best_{name}": value
+            for name, value in result.best.scores.items()
+            if not math.isnan(value)
+        }
+    )
     parent.log_text(result.to_text() + "\n", "grid.txt")
     parent.log_tags({"raygait.best_run": result.best.run_id})
     return result
@@ -322,9 +341,17 @@ def _run_cell(config: dict[str, Any], settings: dict[str, Any]) -> None:
                 run=run,
             )
             scores = score_model(result.checkpoint, shards)
-            if math.isnan(scores[settings["metric"]]):
-                raise DatasetError(f"the shards have no pair to score {settings['metric']} by")
-            run.log_metrics({f"rank1_{name}": value for name, value in scores.items()})
+            metric = settings["metric"]
+            deciding = (metric,) if metric else protocols.protocol(recipe.data.protocol).headline
+            if math.isnan(value_of(scores, deciding)):
+                raise DatasetError(f"the shards have no pair to score {', '.join(deciding)} by")
+            run.log_metrics(
+                {
+                    recorded_name(name): value
+                    for name, value in scores.items()
+                    if not math.isnan(value)
+                }
+            )
     except RaygaitError as error:
         ray.tune.report({"error": str(error), "run_id": run.run_id})
         return

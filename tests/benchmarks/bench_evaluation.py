@@ -15,7 +15,7 @@ import numpy as np
 
 from raygait.datasets.protocols import CASIAB
 from raygait.evaluation.distances import part_distances
-from raygait.evaluation.protocols import evaluate_cross_view
+from raygait.evaluation.protocols import evaluate
 from raygait.evaluation.ranking import nearest
 from raygait.synthetic.casiab_tree import CONDITIONS, VIEWS
 
@@ -36,7 +36,7 @@ def measure() -> list[dict[str, object]]:
     people = generator.normal(size=(50, 64, 128)).astype(np.float32)
     noise = generator.normal(size=(len(labels), 64, 128)).astype(np.float32)
     embeddings = people[[int(subject) - 75 for subject in subjects]] + noise
-    seconds = _seconds(lambda: evaluate_cross_view(embeddings, subjects, conditions, views, CASIAB))
+    seconds = _seconds(lambda: evaluate(embeddings, subjects, conditions, views, CASIAB))
     rows = [_row("CASIA-B table, 5500 sequences of 64 parts by 128, s", seconds, 7.1)]
 
     query = generator.normal(size=(5000, 16, 256)).astype(np.float32)

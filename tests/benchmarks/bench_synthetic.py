@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from raygait.datasets.protocols import CASIAB
-from raygait.evaluation.protocols import chance, evaluate_cross_view
+from raygait.evaluation.protocols import chance, evaluate
 from raygait.synthetic import casiab_tree
 from raygait.synthetic.walkers import Walker, render_masks
 from raygait.video.alignment import align
@@ -67,7 +67,7 @@ def _averaged_silhouettes(views: tuple[int, ...]) -> dict[str, tuple[float, floa
                     averages.append(aligned.mean(axis=0, dtype=np.float32).reshape(1, -1) / 255)
                     labels.append((str(number), condition, f"{view:03d}"))
         subjects, conditions, named = zip(*labels, strict=True)
-        table = evaluate_cross_view(np.stack(averages), subjects, conditions, named, CASIAB)
+        table = evaluate(np.stack(averages), subjects, conditions, named, CASIAB)
         guesses = chance(subjects, conditions, named, CASIAB)
         groups.append({name: (mean, guesses[name]) for name, mean in table.means.items()})
     return {

@@ -8,6 +8,7 @@ import pytest
 import ray
 import torch
 
+from raygait.datasets.protocols import PROTOCOLS, protocol
 from raygait.errors import DatasetError, RecipeError
 from raygait.evaluation.benchmark import score_model
 from raygait.experiments import tracking
@@ -18,7 +19,16 @@ from raygait.training.checkpoint import list_checkpoints, save_checkpoint
 from raygait.training.keeper import Keeper
 from raygait.training.launch import TrainResult, train
 from raygait.training.record import Recorder, read_lines
-from raygait.training.validation import Validation, best_step, is_evaluated, is_exhausted
+from raygait.training.validation import (
+    Validation,
+    best_step,
+    check_evaluation,
+    deciding,
+    is_evaluated,
+    is_exhausted,
+    recorded_name,
+    scores_of,
+)
 from raygait.training.workers import Place
 
 _NM = {5: {"NM": 50.0, "BG": 20.0}, 10: {"NM": 60.0, "BG": 0.0}, 15: {"NM": 60.0, "BG": 10.0}}
@@ -40,18 +50,51 @@ def _recipe(**changes) -> Recipe:
 
 class TestDecisions:
     @pytest.mark.parametrize(
-        ("metric", "best"), [("NM", 10), ("BG", 5), ("", 5)], ids=["NM", "BG", "mean of both"]
+        ("numbers", "best"),
+        [(["NM"], 10), (["BG"], 5), (["NM", "BG"], 5)],
+        ids=["NM", "BG", "mean of both"],
     )
     def test_the_best_is_the_highest_of_the_named_and_of_equal_ones_the_first(
-        self, metric: str, best: int
+        self, numbers: list[str], best: int
     ) -> None:
-        assert best_step(_NM, metric) == best
+        assert best_step(_NM, numbers) == best
+
+    def test_of_an_error_rate_the_lowest_is_the_best(self) -> None:
+        rates = {5: {"NM/EER": 9.0}, 10: {"NM/EER": 4.0}, 15: {"NM/EER": 6.0}}
+        assert best_step(rates, ["NM/EER"]) == 10
+        assert is_exhausted(rates, ["NM/EER"], 1)
 
     def test_evaluations_that_failed_decide_nothing(self) -> None:
-        assert best_step({}, "NM") is None
-        assert best_step({5: {}, 10: {"NM": math.nan}}, "NM") is None
-        assert best_step({5: {}, 10: {"NM": 3.0}}, "") == 10
-        assert not is_exhausted({5: {"NM": 3.0}, 10: {}, 15: {}}, "NM", 1)
+        assert best_step({}, ["NM"]) is None
+        assert best_step({5: {}, 10: {"NM": math.nan}}, ["NM"]) is None
+        assert best_step({5: {}, 10: {"NM": 3.0}}, ["NM", "BG"]) == 10
+        assert not is_exhausted({5: {"NM": 3.0}, 10: {}, 15: {}}, ["NM"], 1)
+
+    @pytest.mark.parametrize(
+        ("protocol", "best_metric", "numbers"),
+        [
+            ("casiab", "", ("NM", "BG", "CL")),
+            ("casiab", "CL", ("CL",)),
+            ("gait3d", "", ("rank1",)),
+            ("gait3d", "mAP", ("mAP",)),
+            ("sustech1k", "", ("Overall",)),
+            ("open-set:ccpg", "", ("CL/EER", "UP/EER", "DN/EER", "BG/EER")),
+        ],
+    )
+    def test_what_decides_is_named_by_the_recipe_or_by_the_protocol(
+        self, protocol: str, best_metric: str, numbers: tuple[str, ...]
+    ) -> None:
+        recipe = _recipe(**{"data.protocol": protocol}, best_metric=best_metric)
+        assert deciding(recipe) == numbers
+
+    def test_every_number_comes_back_from_the_record_by_its_own_name(self) -> None:
+        for name in PROTOCOLS:
+            for prefix in ("", "open-set:") if PROTOCOLS[name].numbers else ():
+                numbers = dict.fromkeys(protocol(prefix + name).numbers, 1.0)
+                line = {recorded_name(number): value for number, value in numbers.items()}
+                assert scores_of({"step": 3, **line, "unix_s": 1.0}) == numbers
+        assert recorded_name("NM") == "rank1_NM"
+        assert recorded_name("CL/mAP") == "mAP_CL"
 
     @pytest.mark.parametrize(
         ("patience", "metric", "stops"),
@@ -60,7 +103,7 @@ class TestDecisions:
     def test_a_run_is_over_after_so_many_evaluations_without_a_better_one(
         self, patience: int, metric: str, stops: bool
     ) -> None:
-        assert is_exhausted(_NM, metric, patience) is stops
+        assert is_exhausted(_NM, [metric], patience) is stops
 
     def test_the_last_step_is_evaluated_too(self) -> None:
         assert [step for step in range(6) if is_evaluated(_recipe(), step)] == [2, 4, 5]
@@ -80,6 +123,10 @@ class TestWhatCannotBeEvaluated:
         with pytest.raises(RecipeError, match=r"best_metric is 'XX'.*NM, BG, CL"):
             train(_recipe(best_metric="XX"), walker_shards, tmp_path, name="n")
         assert not list(tmp_path.iterdir())
+
+    def test_a_protocol_without_numbers_cannot_decide(self, walker_shards: Path) -> None:
+        with pytest.raises(RecipeError, match=r"writes a file .* needs 'grew-unofficial'"):
+            check_evaluation(_recipe(**{"data.protocol": "grew-submission"}), walker_shards)
 
     @pytest.mark.usefixtures("ray_session")
     def test_test_subjects_without_pairs_are_said_before_anything_is_written(
@@ -141,7 +188,7 @@ class TestEvaluationWhileTraining:
         self, evaluated, walker_shards: Path
     ) -> None:
         out, result, _ = evaluated
-        best = best_step(_scores(result), "BG")
+        best = best_step(_scores(result), ["BG"])
         assert result.best == (out / "two" / f"checkpoint-{best:08d}").resolve()
         assert (out / "two" / "best").resolve() == result.best
         assert score_model(out / "two" / "best", walker_shards) == _scores(result)[best]
