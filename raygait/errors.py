@@ -9,7 +9,9 @@
     │   ├── FrameSizeRefused    smaller or larger than the stated limits
     │   ├── NoPerson            nobody was found, or nobody for long enough
     │   ├── NotAMask            an image that is something else than one person's mask
-    │   └── EmptySilhouette     a mask without a usable pixel
+    │   ├── EmptySilhouette     a mask without a usable pixel
+    │   ├── UnsafePickle        a pickle that is more than an array: it would run something
+    │   └── BadArray            an array of another kind or shape than a sequence has, or cut short
     ├── ShardError              a shard on disk cannot be used
     │   ├── SchemaMismatch      columns or types are not the format's
     │   ├── WrongFormatVersion  written by a raygait this one does not know
@@ -78,6 +80,18 @@ class EmptySilhouette(VideoError):
     """A mask without a usable pixel."""
 
     reason = "empty-silhouette"
+
+
+class UnsafePickle(VideoError):
+    """A pickle that would import, call or look up something that no array needs; it did not."""
+
+    reason = "unsafe-pickle"
+
+
+class BadArray(VideoError):
+    """A file that holds no array of a sequence: cut short, of another kind, shape or length."""
+
+    reason = "bad-array"
 
 
 class ShardError(RaygaitError):
