@@ -6,7 +6,16 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-SourceKind = Literal["video", "silhouettes"]
+SourceKind = Literal["video", "silhouettes", "cropped", "aligned", "pickles", "images"]
+"""What a source is made of.
+
+- video: a clip to track people in.
+- images: a folder of pictures, one a frame, read as a clip.
+- silhouettes: a folder of masks as a camera saw them, all of one size.
+- cropped: a folder of masks each cut to its person, of any sizes.
+- aligned: a folder of masks that are centred and scaled already.
+- pickles: a folder of pickled arrays, one a modality, or one such file.
+"""
 
 
 @dataclass(frozen=True, order=True)
@@ -21,8 +30,8 @@ class GaitSequence:
         subject: Identity as the data set writes it, `"001"`; empty when nobody has said who it is.
         condition: What changed between walks, `"nm-01"`; empty when unknown.
         view: Camera or angle as the data set writes it, `"090"`; empty when unknown.
-        source: Path below the data set's root, `/` separated: a video file or a folder of frames.
-        kind: `video` (a clip to track people in) or `silhouettes` (a folder of mask images).
+        source: Path below the data set's root, `/` separated: a file or a folder of frames.
+        kind: What the source is made of.
     """
 
     dataset: str

@@ -21,7 +21,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,11 +29,12 @@ from typing import Any, Self
 
 from raygait import ray_session
 from raygait.errors import SettingsMismatch, ShardError
-from raygait.sequences import GaitSequence
+from raygait.sequences import GaitSequence, SourceKind
 from raygait.shards import reader, writer
 from raygait.shards.plan import Part, Source, choose_num_parts, look_up, plan
 from raygait.shards.schema import PartSummary
 from raygait.shards.workers import (
+    CLIP_KINDS,
     PASSING,
     UNEXPECTED,
     Builder,
@@ -44,9 +45,18 @@ from raygait.shards.workers import (
 from raygait.video.extraction import PeopleDescriber
 from raygait.video.finding import PeopleFinder
 from raygait.video.mask_folders import MASK_MODALITIES
-from raygait.video.settings import VideoSettings
+from raygait.video.pickled import PICKLED_MODALITIES
+from raygait.video.settings import Modality, VideoSettings
 
 _log = logging.getLogger(__name__)
+
+_MODALITIES: Mapping[SourceKind, Collection[Modality]] = {
+    "silhouettes": MASK_MODALITIES,
+    "cropped": MASK_MODALITIES,
+    "aligned": MASK_MODALITIES,
+    "pickles": PICKLED_MODALITIES,
+}
+"""What a kind of source can have that is no clip."""
 
 
 @dataclass(frozen=True)
@@ -268,17 +278,19 @@ def _settings_by_kind(sources: Sequence[Source], video: VideoSettings) -> dict[s
     by_kind: dict[str, object] = {
         "datasets": sorted({source.sequence.dataset for source in sources})
     }
-    if "silhouettes" in kinds:
-        possible = [name for name in video.modalities if name in MASK_MODALITIES]
-        by_kind["silhouettes"] = {"modalities": possible}
-    if "video" in kinds:
+    for kind, can_have in _MODALITIES.items():
+        if kind in kinds:
+            possible = [name for name in video.modalities if name in can_have]
+            by_kind[kind] = {"modalities": possible}
+    if CLIP_KINDS & kinds:
         # `auto` depends on which files can be had here. Settled once, so that all workers, and
         # later runs, use the same detector. A missing file is also found here, not in an actor.
         resolved = video.resolved()
         with ray_session.stderr_without("Created TensorFlow Lite"):
             PeopleFinder(resolved)
             PeopleDescriber(resolved)
-        by_kind["video"] = resolved.to_dict()
+        for kind in sorted(CLIP_KINDS & kinds):
+            by_kind[kind] = resolved.to_dict()
     return by_kind
 
 
@@ -406,17 +418,17 @@ def _run(
         num_builders = min(num_workers or max(1, int(num_cpus)), len(todo))
         # As many finders: either stage can be the slower one, and the machine shares its cores
         # between whoever has work.
-        num_finders = num_builders if kind == "video" else 0
+        num_finders = num_builders if kind in CLIP_KINDS else 0
         # Ray Data stalls without an error where its actors take every CPU.
         share = max(0.5, num_cpus - 1) / (num_builders + num_finders)
         cpus_each = max(0.01, math.floor(100 * min(1.0, share)) / 100)
         dataset = ray.data.from_items(
             [{"part": part.to_json()} for part in todo], override_num_blocks=len(todo)
         )
-        if kind == "video":
+        if kind in CLIP_KINDS:
             dataset = dataset.map_batches(
                 Finder,
-                fn_constructor_args=(str(source_root), str(root), settings["video"]),
+                fn_constructor_args=(str(source_root), str(root), settings[kind]),
                 batch_size=1,
                 batch_format="pyarrow",
                 compute=_pool(num_finders),

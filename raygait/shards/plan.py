@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +28,25 @@ PROCESSING_VERSION = 2
 settings: decoding, detection, tracking, masks, alignment, gates, codec. Parts of an older version
 are then done again; nothing else notices such a change."""
 
-_SOURCES_PER_PART: Mapping[SourceKind, int] = {"video": 2, "silhouettes": 64}
-_FEWEST_PARTS: Mapping[SourceKind, int] = {"video": 64, "silhouettes": 8}
+# Another number here is another deal: folders that are there would be done again.
+_SOURCES_PER_PART: Mapping[SourceKind, int] = {
+    "video": 2,
+    "images": 2,
+    "silhouettes": 64,
+    "cropped": 64,
+    "aligned": 128,
+    "pickles": 128,
+}
+_FEWEST_PARTS: Mapping[SourceKind, int] = {
+    "video": 64,
+    "images": 64,
+    "silhouettes": 8,
+    "cropped": 8,
+    "aligned": 8,
+    "pickles": 8,
+}
+
+_MAY_BE_FILES: frozenset[SourceKind] = frozenset(("video", "pickles"))
 
 
 @dataclass(frozen=True)
@@ -105,9 +123,10 @@ def look_at(sequence: GaitSequence, source_root: Path) -> Source:
     """The state of one sequence's file or folder now; never an error."""
     path = source_root / sequence.source
     try:
-        if sequence.kind == "video":
+        if sequence.kind in _MAY_BE_FILES:
             status = path.stat()
-            return Source(sequence, status.st_size, status.st_mtime_ns)
+            if sequence.kind == "video" or not stat.S_ISDIR(status.st_mode):
+                return Source(sequence, status.st_size, status.st_mtime_ns)
         with os.scandir(path) as entries:
             states = sorted(
                 (os.fsencode(entry.name), entry.stat()) for entry in entries if entry.is_file()

@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -27,9 +27,12 @@ from raygait.shards import codec
 from raygait.shards.plan import PROCESSING_VERSION, Part, Source, look_at, settings_digest
 from raygait.shards.schema import FORMAT_VERSION, PartSummary
 from raygait.shards.writer import Attempt, PartWriter, printable
+from raygait.video.aligned_masks import read_aligned
 from raygait.video.extraction import ExtractedSequence, PeopleDescriber, RejectedTrack
 from raygait.video.finding import PeopleFinder
+from raygait.video.image_folders import IMAGE_EXTENSIONS
 from raygait.video.mask_folders import read_silhouettes
+from raygait.video.pickled import pickle_paths, read_pickles
 from raygait.video.settings import ONNX_FIELDS, Modality, VideoSettings
 from raygait.video.tracking import Track
 
@@ -47,14 +50,20 @@ STAGES = {
     "no-person": "detect",
     "not-a-mask": "silhouette",
     "empty-silhouette": "silhouette",
+    "unsafe-pickle": "decode",
+    "bad-array": "decode",
 }
 """Where a source ended, by the reason that its `VideoError` gives."""
 
+CLIP_KINDS: frozenset[SourceKind] = frozenset(("video", "images"))
+"""Kinds in which people are found first; the others show one person, cut out already."""
+
+_MASK_PACKAGES = ("numpy", "opencv-python", "pyarrow")
+_CLIP_PACKAGES = (
+    *("ai-edge-litert", "av", "numpy", "onnxruntime", "opencv-python", "pyarrow", "trackers"),
+)
 _PACKAGES: Mapping[SourceKind, tuple[str, ...]] = {
-    "silhouettes": ("numpy", "opencv-python", "pyarrow"),
-    "video": (
-        *("ai-edge-litert", "av", "numpy", "onnxruntime", "opencv-python", "pyarrow", "trackers"),
-    ),
+    kind: _CLIP_PACKAGES if kind in CLIP_KINDS else _MASK_PACKAGES for kind in get_args(SourceKind)
 }
 
 _MAX_DEATHS = 3
@@ -120,8 +129,8 @@ class Builder:
         source_root: Folder that sources are relative to.
         root: Folder of shards.
         kind: Kind of all sources.
-        settings: What decides the rows of that kind; for `video`, `VideoSettings.to_dict`, for
-            `silhouettes` the `modalities` of it that can be made of masks.
+        settings: What decides the rows of that kind; for clips, `VideoSettings.to_dict`, for
+            others the `modalities` of it that the kind can have.
     """
 
     def __init__(
@@ -130,10 +139,11 @@ class Builder:
         cv2.setNumThreads(1)  # one actor, one core
         self._source_root = Path(source_root)
         self._root = Path(root)
+        self._kind = kind
         self._provenance = _provenance(kind, settings)
         self._modalities: tuple[Modality, ...] = tuple(settings["modalities"])
         self._describer = (
-            PeopleDescriber(VideoSettings.model_validate(settings)) if kind == "video" else None
+            PeopleDescriber(VideoSettings.model_validate(settings)) if kind in CLIP_KINDS else None
         )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -210,10 +220,10 @@ class Builder:
             yield reject
             return
         try:
-            sha256 = _sha256(path)
+            sha256 = _sha256(path, self._kind)
             results: Iterable[ExtractedSequence | RejectedTrack]
             if self._describer is None:
-                results = [read_silhouettes(path, self._modalities)]
+                results = [_read(self._kind, path, self._modalities)]
             else:
                 assert looked is not None
                 tracks = [_unpack(track) for track in looked["tracks"]]
@@ -417,16 +427,41 @@ def _unpack(fields: Mapping[str, Any]) -> Track:
     )
 
 
-def _sha256(path: Path) -> str:
-    """Digest of a file, or of the names and digests of a folder's masks; empty when not there."""
+def _read(kind: SourceKind, path: Path, modalities: tuple[Modality, ...]) -> ExtractedSequence:
+    """The one sequence of a source that is no clip."""
+    match kind:
+        case "silhouettes":
+            return read_silhouettes(path, modalities)
+        case "cropped":
+            return read_silhouettes(path, modalities, one_size=False)
+        case "aligned":
+            return read_aligned(path, modalities)
+        case "pickles":
+            return read_pickles(path, modalities)
+        case "video" | "images":
+            raise ValueError(f"{path}: people in {kind} have to be found first")
+
+
+# Extensions of the files that each kind's reader looks at.
+_MEMBERS: Mapping[SourceKind, Collection[str]] = {
+    "silhouettes": (".png",),
+    "cropped": (".png",),
+    "aligned": (".png",),
+    "pickles": (".pkl",),
+    "images": IMAGE_EXTENSIONS,
+}
+
+
+def _sha256(path: Path, kind: SourceKind) -> str:
+    """Digest of a file, or of the names and digests of a folder's frames; empty when not there."""
     if path.is_file():
         return _file_digest(path).hex()
-    if not path.is_dir():
+    if not path.is_dir() or kind == "video":
         return ""
     digest = hashlib.sha256()
-    for member in sorted(path.iterdir()):
-        # Those that `read_silhouettes` looks at.
-        if member.suffix.lower() == ".png" and not member.name.startswith("."):
+    members = pickle_paths(path) if kind == "pickles" else sorted(path.iterdir())
+    for member in members:
+        if member.suffix.lower() in _MEMBERS[kind] and not member.name.startswith("."):
             digest.update(os.fsencode(member.name) + b"\0" + _file_digest(member))
     return digest.hexdigest()
 
@@ -438,7 +473,7 @@ def _file_digest(path: Path) -> bytes:
 
 def asset_digests(kind: str, settings: object) -> dict[str, str]:
     """SHA-256 by name of the files that the networks for a kind of source are read from."""
-    return VideoSettings.model_validate(settings).file_digests() if kind == "video" else {}
+    return VideoSettings.model_validate(settings).file_digests() if kind in CLIP_KINDS else {}
 
 
 def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -157,7 +157,7 @@ class Video:
         width_px, height_px = stream.codec_context.width, stream.codec_context.height
         if not width_px:
             width_px, height_px = self._claimed_size(stream.index)
-        _check_size(self.path, width_px, height_px)
+        check_frame_size(self.path, width_px, height_px)
         # One actor owns one core; more decoders are started, not more threads.
         stream.codec_context.thread_count = 1
         # A picture inside the clip may claim another size; the decoder is not to allocate it.
@@ -191,7 +191,7 @@ class Video:
                     break
                 continue
             for picture in pictures:
-                _check_size(self.path, picture.width, picture.height, aspect)
+                check_frame_size(self.path, picture.width, picture.height, aspect)
                 index = positions.next(picture.pts)
                 if picture.is_corrupt:
                     num_errors += 1
@@ -341,9 +341,20 @@ def _open(path: Path, **options: str) -> av.container.InputContainer:
     )
 
 
-def _check_size(
+def check_frame_size(
     path: Path, width_px: int, height_px: int, aspect: fractions.Fraction = fractions.Fraction(1)
 ) -> None:
+    """Refuse frames of a size that no clip has.
+
+    Args:
+        path: The clip, for the message.
+        width_px: As stored; 0 when not yet known.
+        height_px: As stored; 0 when not yet known.
+        aspect: Width of a pixel over its height.
+
+    Raises:
+        FrameSizeRefused: A side, the area or the pixels' shape is outside the limits.
+    """
     if not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
         raise FrameSizeRefused(
             f"{path}: pixels are {aspect.numerator} wide to {aspect.denominator} high, expected at "

@@ -26,8 +26,9 @@ from jaxtyping import Bool, Float32, Int32, UInt8
 from raygait.errors import EmptySilhouette, Undecodable
 from raygait.video.alignment import align
 from raygait.video.appearance import describe_clothes, split_by_clothes
-from raygait.video.decode import Frame, open_video
+from raygait.video.decode import Frame
 from raygait.video.detection import box_areas, intersections
+from raygait.video.image_folders import open_clip
 from raygait.video.networks import PoseEstimator, Segmenter
 from raygait.video.onnx_networks import OnnxPose, OnnxSegmenter
 from raygait.video.pose import (
@@ -120,6 +121,8 @@ class ExtractedSequence:
         rgb_masks: The person's mask in it, 0 or 255.
         rgb_windows_px: x0, y0, x1, y1 of it in the source frame; width over height is the ratio
             that GaitEdge's alignment needs.
+        imported_rgb_ratio: The ratio itself, of crops that somebody else has cut: their windows are
+            not known.
         joints: x, y in pixels of the source frame (pixel centres are whole numbers), and the
             highest probability, 0..1.
     """
@@ -141,11 +144,12 @@ class ExtractedSequence:
     rgb_masks: UInt8[np.ndarray, "t 128 128"] | None = None
     rgb_windows_px: Float32[np.ndarray, "t 4"] | None = None
     joints: Float32[np.ndarray, "t 17 3"] | None = None
+    imported_rgb_ratio: Float32[np.ndarray, " t"] | None = None
 
     def rgb_ratio(self) -> Float32[np.ndarray, " t"] | None:
         """Width over height of each RGB crop before it was made a square (GaitEdge, Alg. 1: r)."""
         if self.rgb_windows_px is None:
-            return None
+            return self.imported_rgb_ratio
         size_px = self.rgb_windows_px[:, 2:] - self.rgb_windows_px[:, :2]
         ratio: np.ndarray = (size_px[:, 0] / size_px[:, 1]).astype(np.float32)
         return ratio
@@ -243,7 +247,7 @@ class PeopleDescriber:
         new_numbers = itertools.count(1 + max((track.number for track in tracks), default=0))
         is_background = self._settings.mask == "background"
         background = BackgroundMasks(path) if waiting and is_background else None
-        with open_video(path) as video:
+        with open_clip(path) as video:
             for frame in self.times.iterate("decode again", video.frames()):
                 while waiting and waiting[-1].track.frame_indices[0] <= frame.index:
                     active.append(waiting.pop())

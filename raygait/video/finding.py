@@ -6,8 +6,8 @@ from pathlib import Path
 
 from raygait.errors import NoPerson
 from raygait.video.appearance import describe_boxes
-from raygait.video.decode import open_video
 from raygait.video.detection import DetectorName, make_detector
+from raygait.video.image_folders import open_clip
 from raygait.video.settings import VideoSettings
 from raygait.video.timing import StageTimes
 from raygait.video.tracking import PersonTracker, Track
@@ -43,11 +43,11 @@ class PeopleFinder:
         """Find the people in a clip; neither detector nor tracker remembers the clip before.
 
         Raises:
-            Undecodable: `decode.open_video`.
-            FrameSizeRefused: `decode.open_video`.
+            Undecodable: `image_folders.open_clip`.
+            FrameSizeRefused: `image_folders.open_clip`.
             NoPerson: Nobody was found in any two successive frames.
         """
-        with open_video(path) as video:
+        with open_clip(path) as video:
             self._detector.reset()
             self._tracker.reset(video.fps, detect_every=self._detect_every, width_px=video.width_px)
             for frame in self.times.iterate("decode", video.frames()):

@@ -27,7 +27,10 @@ _MAX_MASK_RATIO = 0.9
 
 
 def read_silhouettes(
-    folder: str | Path, modalities: Collection[Modality] = MASK_MODALITIES[:1]
+    folder: str | Path,
+    modalities: Collection[Modality] = MASK_MODALITIES[:1],
+    *,
+    one_size: bool = True,
 ) -> ExtractedSequence:
     """Read a folder of mask images, as CASIA-B ships them: one PNG a frame.
 
@@ -39,6 +42,9 @@ def read_silhouettes(
         folder: Holds `*.png` of one size, 8 bits, grey or with three equal channels, 0 background
             and 255 person.
         modalities: Of these, `silhouettes_128` can be made of masks too; others are passed over.
+        one_size: Whether the masks are whole pictures of one camera. If not, each is cut to the
+            person and has a size of its own (Gait3D, CCPG): areas and cuts then say nothing and are
+            left unknown, and gait energy images (`gei` in the name) are not looked at.
 
     Returns:
         The sequence; no heatmaps, crops, boxes or scores, and no frame rate.
@@ -50,7 +56,7 @@ def read_silhouettes(
         EmptySilhouette: Not one mask holds a person.
     """
     folder = Path(folder)
-    paths = _mask_paths(folder)
+    paths = mask_paths(folder, leave_out="" if one_size else "gei")
     kept: list[int] = []
     silhouettes: list[np.ndarray] = []
     large: list[np.ndarray] = []
@@ -59,8 +65,8 @@ def read_silhouettes(
     last_error: EmptySilhouette | None = None
     shape: tuple[int, ...] | None = None
     for index, path in enumerate(paths):
-        mask = _read_mask(path)
-        if shape is not None and mask.shape != shape:
+        mask = read_mask(path)
+        if one_size and shape is not None and mask.shape != shape:
             raise NotAMask(
                 f"{path}: {mask.shape[1]}×{mask.shape[0]} px, those before it "
                 f"{shape[1]}×{shape[0]}; the masks of a folder have one size"
@@ -75,7 +81,7 @@ def read_silhouettes(
             left_out.append((index, "small mask"))
             continue
         kept.append(index)
-        measured.append(_measure(mask))
+        measured.append(_measure(mask) if one_size else _measure_cut(mask))
     if not silhouettes:
         raise EmptySilhouette(
             f"{folder}: not one of {len(paths)} masks holds a person (the last: {last_error})"
@@ -116,12 +122,29 @@ def _measure(mask: UInt8[np.ndarray, "h w"]) -> tuple[float, float, float, bool]
     return float(is_person.mean()), float(np.ptp(rows)) + 1, quality.largest_part_ratio, is_cut
 
 
-def _mask_paths(folder: Path) -> list[Path]:
+def _measure_cut(mask: UInt8[np.ndarray, "h w"]) -> tuple[float, float, float, bool]:
+    """The same of a mask that is cut to its person: where that was in the picture is unknown."""
+    _, quality = largest_part(mask > 0)
+    return math.nan, float(mask.shape[0]), quality.largest_part_ratio, False
+
+
+def mask_paths(folder: Path, *, leave_out: str = "") -> list[Path]:
+    """The masks of a folder in the order of their frames.
+
+    Args:
+        folder: Holds `*.png`.
+        leave_out: Part of the names of images that are no frames; case does not matter.
+
+    Raises:
+        Undecodable: No such folder, no PNG in it, or their order is not clear.
+    """
     try:
         paths = [
             path
             for path in folder.iterdir()
-            if not path.name.startswith(".") and path.suffix.lower() == ".png"
+            if not path.name.startswith(".")
+            and path.suffix.lower() == ".png"
+            and not (leave_out and leave_out in path.name.lower())
         ]
     except OSError as error:
         raise Undecodable(f"{folder}: no .png in it can be seen: {error.strerror}") from error
@@ -149,7 +172,13 @@ def _mask_paths(folder: Path) -> list[Path]:
     return unnumbered or [by_number[number] for number in sorted(by_number)]
 
 
-def _read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
+def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
+    """One mask image, 8 bits, one channel.
+
+    Raises:
+        Undecodable: Not a PNG, or one that cannot be read.
+        NotAMask: Alpha, 16 bits, colours, values 0..1, or inverted.
+    """
     try:
         content = path.read_bytes()
         if not content.startswith(_PNG_SIGNATURE):

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from raygait.video.decode import open_video
+from raygait.video.image_folders import open_clip
 from raygait.video.pose import CROP_PX, Window
 
 # The background is the median over the first 200 frames, of every 8th as long as these are few.
@@ -49,7 +49,7 @@ class BackgroundMasks:
         self._subtractor = cv2.createBackgroundSubtractorMOG2(
             history=500, varThreshold=25, detectShadows=True
         )
-        with open_video(path) as video:
+        with open_clip(path) as video:
             area_px2 = video.height_px * video.width_px
             self._scale = min(1.0, math.sqrt(_MAX_AREA_PX2 / area_px2))
             images: list[UInt8[np.ndarray, "h w 3"]] = []

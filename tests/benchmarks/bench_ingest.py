@@ -58,7 +58,7 @@ def measure() -> list[dict[str, object]]:
 
 def _one_builder(root: Path, sequences: list[GaitSequence], out: Path) -> dict[str, object]:
     part = Part("part-bench", "silhouettes", tuple(look_up(sequences, root)))
-    build = Builder(str(root), str(out), "silhouettes", {})
+    build = Builder(str(root), str(out), "silhouettes", {"modalities": ["silhouettes"]})
     batch = pa.table({"part": [part.to_json()]})
     start_s = time.process_time()
     build(batch)

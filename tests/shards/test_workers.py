@@ -72,13 +72,13 @@ def test_other_pixels_of_the_same_size_give_another_source_digest(
 ) -> None:
     (sequence,) = write_mask_folders(tmp_path / "in", 1)
     folder = tmp_path / "in" / sequence.source
-    before = workers._sha256(folder)
+    before = workers._sha256(folder, "silhouettes")
     (folder / "007.png").rename(folder / "008.png")  # still the last
-    renamed = workers._sha256(folder)
+    renamed = workers._sha256(folder, "silhouettes")
     content = bytearray((folder / "008.png").read_bytes())
     content[-1] ^= 1
     (folder / "008.png").write_bytes(content)
-    assert len({before, renamed, workers._sha256(folder)}) == 3
+    assert len({before, renamed, workers._sha256(folder, "silhouettes")}) == 3
 
 
 def test_only_masks_count_for_the_digest_and_no_file_is_held_whole(
@@ -88,15 +88,15 @@ def test_only_masks_count_for_the_digest_and_no_file_is_held_whole(
 ) -> None:
     (sequence,) = write_mask_folders(tmp_path / "in", 1)
     folder = tmp_path / "in" / sequence.source
-    before = workers._sha256(folder)
+    before = workers._sha256(folder, "silhouettes")
     (folder / "notes.txt").write_text("taken on a sunny day")
     (folder / "._000.png").write_bytes(b"what a Mac leaves behind")
     monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("read whole"))
-    assert workers._sha256(folder) == before
+    assert workers._sha256(folder, "silhouettes") == before
     (folder / "007.png").rename(folder / "007.PNG")
-    renamed = workers._sha256(folder)
+    renamed = workers._sha256(folder, "silhouettes")
     (folder / "007.PNG").unlink()
-    assert len({before, renamed, workers._sha256(folder)}) == 3
+    assert len({before, renamed, workers._sha256(folder, "silhouettes")}) == 3
 
 
 def test_provenance_names_the_files_that_the_settings_use() -> None:

@@ -1,0 +1,132 @@
+"""A folder of pictures, one a frame, read as a clip is: some data sets are distributed so."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from raygait.errors import FrameSizeRefused, Undecodable
+from raygait.video.decode import Frame, Video, check_frame_size, open_video
+
+IMAGE_EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
+"""Files that are taken for frames; case does not matter."""
+
+
+class ImageFolder:
+    """A folder of pictures of one size; what `decode.Video` is for a file.
+
+    Ordered by the number that ends the name; by name where one has none. A number that is left out
+    leaves a hole in the frames' positions.
+
+    Attributes:
+        path: The folder.
+        fps: NaN: a folder does not say.
+        width_px: Width of the first picture.
+        height_px: Height of the first picture.
+        stored_size_px: The same, width first.
+        num_frames: Frames handed out so far.
+        num_damaged: After the last frame: pictures that could not be decoded.
+        damage: After the last frame: one sentence about them; empty where there are none.
+
+    Raises:
+        Undecodable: No picture in it, or the first cannot be decoded.
+        FrameSizeRefused: Width or height is outside `decode`'s limits, or changes.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.fps = math.nan
+        self.num_frames = 0
+        self.num_damaged = 0
+        self.damage = ""
+        self._paths = _picture_paths(self.path)
+        first = _read(self._paths[0][1])
+        if first is None:
+            raise Undecodable(f"{self._paths[0][1]}: not a picture that can be decoded")
+        self.height_px, self.width_px = first.shape[:2]
+        self.stored_size_px = (self.width_px, self.height_px)
+
+    def __enter__(self) -> ImageFolder:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing is open between two frames."""
+
+    def frames(self) -> Iterator[Frame]:
+        """The pictures in order, each once; RGB, one in memory at a time."""
+        first = self._paths[0][0]
+        for number, path in self._paths:
+            image = _read(path)
+            if image is None:
+                self.num_damaged += 1
+                self.damage = (
+                    f"about {self.num_damaged} of {len(self._paths)} frames lost, the others are "
+                    f"used (the last: {path.name} cannot be decoded)"
+                )
+                continue
+            height_px, width_px = image.shape[:2]
+            if (height_px, width_px) != (self.height_px, self.width_px):
+                raise FrameSizeRefused(
+                    f"{path}: {width_px}×{height_px} px, those before it {self.width_px}×"
+                    f"{self.height_px}; the frames of a clip have one size"
+                )
+            self.num_frames += 1
+            yield Frame(number - first, image)
+
+
+def open_clip(path: str | Path) -> Video | ImageFolder:
+    """Open a clip for streaming: a folder of pictures, or a file; use it in a `with` statement.
+
+    Raises:
+        Undecodable: `ImageFolder`, `decode.open_video`.
+        FrameSizeRefused: `ImageFolder`, `decode.open_video`.
+    """
+    return ImageFolder(path) if Path(path).is_dir() else open_video(path)
+
+
+def _picture_paths(folder: Path) -> list[tuple[int, Path]]:
+    try:
+        paths = sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
+        )
+    except OSError as error:
+        raise Undecodable(f"{folder}: no picture in it can be seen: {error.strerror}") from error
+    if not paths:
+        raise Undecodable(f"{folder}: no picture in it, expected one a frame (.jpg, .png, ...)")
+    found = [re.search(r"[0-9]+$", path.stem) for path in paths]
+    numbers = [int(digits[0]) for digits in found if digits is not None]
+    # Time stamps are numbers too, and no positions: of such names only the order is taken.
+    span = max(numbers) - min(numbers) if numbers else 0
+    if len(set(numbers)) < len(paths) or span > 10 * len(paths) + 100:
+        return list(enumerate(paths))
+    return sorted(zip(numbers, paths, strict=True))
+
+
+def _read(path: Path) -> UInt8[np.ndarray, "h w 3"] | None:
+    try:
+        content = np.fromfile(path, np.uint8)
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+    except (OSError, cv2.error):
+        return None
+    if image is None:
+        return None
+    check_frame_size(path, image.shape[1], image.shape[0])
+    rgb: np.ndarray = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return rgb

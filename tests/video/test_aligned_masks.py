@@ -1,0 +1,98 @@
+"""Masks that are aligned already, and masks cut to their person, each of its own size."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from raygait.errors import EmptySilhouette, NotAMask, Undecodable
+from raygait.synthetic.walkers import Walker, render_masks
+from raygait.video.aligned_masks import read_aligned
+from raygait.video.alignment import align
+from raygait.video.mask_folders import read_silhouettes
+
+
+@pytest.fixture(scope="module")
+def masks() -> np.ndarray:
+    return render_masks(Walker.from_seed(3), condition="nm-01", view_deg=90, num_frames=6)
+
+
+def write(folder: Path, images: list[np.ndarray]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number, image in enumerate(images, start=1):
+        cv2.imwrite(str(folder / f"{number:05d}.png"), image)
+    return folder
+
+
+def test_aligned_masks_of_64_come_out_bit_for_bit(masks: np.ndarray, tmp_path: Path) -> None:
+    aligned = [align(mask) for mask in masks]
+    aligned[2] = np.zeros_like(aligned[2])
+    assert (read_aligned(write(tmp_path, aligned)).silhouettes == np.stack(aligned)).all()
+
+
+def test_a_second_alignment_would_have_changed_them(masks: np.ndarray, tmp_path: Path) -> None:
+    aligned = np.stack([align(mask) for mask in masks])
+    shifted = np.roll(aligned, 3, axis=2)
+    folder = write(tmp_path, list(shifted))
+    assert (read_aligned(folder).silhouettes == shifted).all()
+    assert (read_silhouettes(folder).silhouettes != shifted).any()
+
+
+def test_44_columns_get_black_ones_on_either_side(masks: np.ndarray, tmp_path: Path) -> None:
+    narrow = [align(mask)[:, 10:54] for mask in masks]
+    found = read_aligned(write(tmp_path, narrow)).silhouettes
+    assert (found[:, :, 10:54] == np.stack(narrow)).all()
+
+
+def test_aligned_masks_of_128_are_kept_beside_smaller_ones(
+    masks: np.ndarray, tmp_path: Path
+) -> None:
+    large = [align(mask, size_px=128) for mask in masks]
+    found = read_aligned(write(tmp_path, large), ("silhouettes", "silhouettes_128"))
+    assert (found.silhouettes_128 == np.stack(large)).all()
+    assert found.silhouettes.shape == (6, 64, 64)
+    assert read_aligned(tmp_path).silhouettes_128 is None
+
+
+def test_energy_images_are_no_frames(masks: np.ndarray, tmp_path: Path) -> None:
+    aligned = [align(mask) for mask in masks]
+    write(tmp_path, aligned)
+    cv2.imwrite(str(tmp_path / "x_GEI.png"), aligned[0] // 2)
+    assert len(read_aligned(tmp_path).silhouettes) == 6
+    assert len(read_silhouettes(tmp_path, one_size=False).silhouettes) == 6
+
+
+def test_masks_that_are_yet_to_be_aligned_are_refused(masks: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(NotAMask, match="yet to be aligned"):
+        read_aligned(write(tmp_path, list(masks)))
+
+
+def test_aligned_masks_of_two_sizes_are_refused(masks: np.ndarray, tmp_path: Path) -> None:
+    images = [align(masks[0]), align(masks[1], size_px=128)]
+    with pytest.raises(NotAMask, match="one size"):
+        read_aligned(write(tmp_path, images))
+
+
+def test_nobody_and_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Undecodable, match=r"no \.png"):
+        read_aligned(tmp_path)
+    with pytest.raises(EmptySilhouette, match="not one of 2 masks"):
+        read_aligned(write(tmp_path, [np.zeros((64, 64), np.uint8)] * 2))
+
+
+def test_masks_cut_to_their_person_are_aligned_each_at_its_own_size(
+    masks: np.ndarray, tmp_path: Path
+) -> None:
+    cut = []
+    for number, mask in enumerate(masks):
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        cut.append(np.pad(box, ((0, 0), (number, 2 * number + 9))))
+    folder = write(tmp_path, cut)
+    found = read_silhouettes(folder, one_size=False)
+    assert (found.silhouettes == np.stack([align(mask) for mask in cut])).all()
+    assert not found.quality.is_cut.any()
+    assert np.isnan(found.quality.mask_area_ratio).all()
+    with pytest.raises(NotAMask, match="one size"):
+        read_silhouettes(folder)

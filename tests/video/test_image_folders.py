@@ -1,0 +1,81 @@
+"""A folder of pictures is read as the clip that it was."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from raygait.errors import FrameSizeRefused, Undecodable
+from raygait.synthetic.walkers import Walker, render_masks
+from raygait.video.finding import PeopleFinder
+from raygait.video.image_folders import ImageFolder, open_clip
+from raygait.video.settings import VideoSettings
+
+
+def write(folder: Path, names: list[str], images: np.ndarray) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, image in zip(names, images, strict=True):
+        cv2.imwrite(str(folder / name), image[..., ::-1])
+    return folder
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (4, 48, 64, 3), np.uint8)
+
+
+def test_pictures_come_in_the_order_of_their_numbers_in_rgb(
+    images: np.ndarray, tmp_path: Path
+) -> None:
+    write(tmp_path, ["f10.png", "f9.png", "f8.png", "f12.png"], images)
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / ".f1.png").write_bytes(b"")
+    with open_clip(tmp_path) as clip:
+        frames = list(clip.frames())
+    assert [frame.index for frame in frames] == [0, 1, 2, 4]  # 11 is not there
+    assert (np.stack([frame.image for frame in frames]) == images[[2, 1, 0, 3]]).all()
+    assert (clip.width_px, clip.height_px, clip.num_frames) == (64, 48, 4)
+    assert np.isnan(clip.fps)
+
+
+def test_time_stamps_give_an_order_and_no_holes(images: np.ndarray, tmp_path: Path) -> None:
+    write(tmp_path, [f"16605{n}.jpg" for n in ("500", "100", "900", "400")], images)
+    with ImageFolder(tmp_path) as clip:
+        assert [frame.index for frame in clip.frames()] == [0, 1, 2, 3]
+
+
+def test_a_broken_picture_is_told_and_the_others_are_used(
+    images: np.ndarray, tmp_path: Path
+) -> None:
+    write(tmp_path, ["1.png", "2.png", "3.png", "4.png"], images)
+    (tmp_path / "3.png").write_bytes(b"broken")
+    with ImageFolder(tmp_path) as clip:
+        assert [frame.index for frame in clip.frames()] == [0, 1, 3]
+    assert clip.num_damaged == 1
+    assert "3.png" in clip.damage
+
+
+def test_pictures_of_two_sizes_are_refused(images: np.ndarray, tmp_path: Path) -> None:
+    write(tmp_path, ["1.png", "2.png", "3.png", "4.png"], images)
+    write(tmp_path, ["5.png"], images[:1, :40])
+    with ImageFolder(tmp_path) as clip, pytest.raises(FrameSizeRefused, match="one size"):
+        list(clip.frames())
+
+
+@pytest.mark.parametrize("content", [None, b"broken"])
+def test_a_folder_without_a_picture_is_refused(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "1.jpg").write_bytes(content)
+    with pytest.raises(Undecodable):
+        open_clip(tmp_path)
+
+
+def test_people_are_found_in_pictures_as_in_a_clip(tmp_path: Path) -> None:
+    masks = render_masks(Walker.from_seed(1), condition="nm-01", view_deg=90, num_frames=40)
+    texture = np.random.default_rng(0).integers(70, 110, masks.shape[1:], np.uint8)
+    masks = np.concatenate([np.zeros_like(masks[:12]), masks])
+    pictures = np.repeat(np.where(masks > 127, np.uint8(210), texture)[..., None], 3, axis=-1)
+    folder = write(tmp_path, [f"{n}.png" for n in range(len(pictures))], pictures)
+    [track] = PeopleFinder(VideoSettings(detector="motion", mask="background"))(folder)
+    assert len(track) > 20

@@ -1,0 +1,164 @@
+"""Leaves of pickles: what each array is taken for, what is kept bit for bit, what is refused."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raygait.errors import BadArray, EmptySilhouette, NotAMask, UnsafePickle
+from raygait.video.pickled import read_pickles
+
+T = 5
+
+
+def _bytes(*shape: int) -> np.ndarray:
+    return np.random.default_rng(len(shape)).integers(0, 256, (T, *shape), np.uint8)
+
+
+SILHOUETTES, NARROW, LARGE = _bytes(64, 64), _bytes(64, 44), _bytes(128, 128)
+RGB, REDRAWN, HEATMAPS = _bytes(3, 128, 128), _bytes(2, 64, 64), _bytes(17, 64, 48)
+RATIOS = np.linspace(0.3, 0.6, T)
+JOINTS = np.random.default_rng(0).uniform(0, 200, (T, 17, 3))
+
+
+def leaf(folder: Path, **arrays: object) -> Path:
+    """Pickles named by keyword, `_` for `-`."""
+    folder.mkdir(exist_ok=True)
+    for name, array in arrays.items():
+        content = array if isinstance(array, bytes) else pickle.dumps(array)
+        (folder / f"{name.replace('_', '-')}.pkl").write_bytes(content)
+    return folder
+
+
+def test_one_array_of_silhouettes_comes_out_bit_for_bit(tmp_path: Path) -> None:
+    found = read_pickles(leaf(tmp_path, v090=SILHOUETTES))
+    assert (found.silhouettes == SILHOUETTES).all()
+    assert found.frame_indices.tolist() == list(range(T))
+    assert np.isnan(found.boxes_px).all()
+    assert np.isnan(found.fps)
+    assert found.rgb is found.heatmaps is found.silhouettes_128 is None
+
+
+def test_a_single_file_is_a_leaf_of_its_own(tmp_path: Path) -> None:
+    found = read_pickles(leaf(tmp_path, walk=SILHOUETTES) / "walk.pkl")
+    assert (found.silhouettes == SILHOUETTES).all()
+
+
+def test_frames_without_a_person_stay_where_they_are(tmp_path: Path) -> None:
+    frames = SILHOUETTES.copy()
+    frames[2] = 0
+    assert (read_pickles(leaf(tmp_path, a=frames)).silhouettes == frames).all()
+
+
+def test_44_columns_come_back_after_the_cut_of_every_network(tmp_path: Path) -> None:
+    found = read_pickles(leaf(tmp_path, a_aligned_sils=NARROW)).silhouettes
+    assert found.shape == (T, 64, 64)
+    assert (found[:, :, 10:54] == NARROW).all()
+    assert not found[:, :, :10].any()
+    assert not found[:, :, 54:].any()
+
+
+def test_silhouettes_of_128_are_kept_and_halved(tmp_path: Path) -> None:
+    found = read_pickles(leaf(tmp_path, sils_seq0=LARGE))
+    assert (found.silhouettes_128 == LARGE).all()
+    means = LARGE.reshape(T, 64, 2, 64, 2).mean(axis=(2, 4))
+    assert np.abs(found.silhouettes - means).max() <= 0.5
+
+
+def test_a_leaf_of_casiab_star_is_silhouettes_and_crops(tmp_path: Path) -> None:
+    path = leaf(tmp_path, v_aligned_sils=NARROW, v_ratios=RATIOS, v_rgbs=RGB, v_sils=LARGE)
+    found = read_pickles(path)
+    assert (found.silhouettes[:, :, 10:54] == NARROW).all()
+    assert found.rgb is not None
+    assert (found.rgb == RGB.transpose(0, 2, 3, 1)).all()
+    assert (found.rgb_masks == LARGE).all()
+    assert found.rgb_ratio() == pytest.approx(RATIOS)
+    assert found.silhouettes_128 is None
+
+
+def test_a_leaf_of_skeleton_maps_and_silhouettes_is_both(tmp_path: Path) -> None:
+    (tmp_path / "leaf").mkdir()
+    for name, array in (("0_heatmap", REDRAWN), ("1_sil", SILHOUETTES)):
+        (tmp_path / f"leaf/{name}.pkl").write_bytes(pickle.dumps(array))
+    found = read_pickles(tmp_path / "leaf")
+    assert (found.heatmaps_redrawn == REDRAWN).all()
+    assert (found.silhouettes == SILHOUETTES).all()
+
+
+def test_shapes_tell_where_names_do_not(tmp_path: Path) -> None:
+    found = read_pickles(leaf(tmp_path, a=SILHOUETTES, b=HEATMAPS, c=JOINTS, d=RATIOS, e=REDRAWN))
+    assert (found.heatmaps == HEATMAPS).all()
+    assert (found.joints == JOINTS.astype(np.float32)).all()
+    assert (found.heatmaps_redrawn == REDRAWN).all()
+
+
+def test_of_sustech1k_the_aligned_silhouettes_and_the_poses_are_read(tmp_path: Path) -> None:
+    never_read = b"not a pickle at all"
+    names = {
+        "00-000-LiDAR-PCDs": never_read,
+        "01-000-LiDAR-PCDs_depths": never_read,
+        "02-000-LiDAR-PCDs_sils": never_read,
+        "03-000-Camera-Pose": JOINTS,
+        "04-000-Camera-Ratios-HW": never_read,
+        "05-000-Camera-RGB_raw": never_read,
+        "06-000-Camera-Sils_aligned": SILHOUETTES,
+        "07-000-Camera-Sils_raw": _bytes(64, 64),
+        "14-sync-000-Camera-Sils_aligned": SILHOUETTES[:2],
+    }
+    for name, array in names.items():
+        content = array if isinstance(array, bytes) else pickle.dumps(array)
+        (tmp_path / f"{name}.pkl").write_bytes(content)
+    found = read_pickles(tmp_path)
+    assert (found.silhouettes == SILHOUETTES).all()
+    assert found.joints is not None
+
+
+def test_what_is_not_asked_for_is_not_read(tmp_path: Path) -> None:
+    path = leaf(tmp_path, v_aligned_sils=NARROW, v_rgbs=b"broken", v_ratios=b"broken")
+    assert read_pickles(path, ("silhouettes",)).rgb is None
+    with pytest.raises(BadArray, match="v-rat"):
+        read_pickles(path, ("silhouettes", "rgb"))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "expected"),
+    [
+        ({}, "no .pkl"),
+        ({"smpls_a": JOINTS}, "smpls-a.pkl, which is not read"),
+        ({"a": SILHOUETTES.astype(np.float64)}, "float64 5×64×64, expected silhouettes uint8"),
+        ({"a": SILHOUETTES.astype(bool)}, "bool 5×64×64"),
+        ({"a": _bytes(64, 63)}, "uint8 5×64×63"),
+        ({"a": np.uint8(7)}, "calls|scalar"),
+        ({"a": np.array(7, np.uint8)}, "scalar"),
+        ({"a": SILHOUETTES[:0]}, "0 frames"),
+        ({"a": SILHOUETTES, "b": SILHOUETTES}, "b.pkl: silhouettes, and so is a.pkl"),
+        ({"v_aligned_sils": NARROW, "v_ratios": RATIOS[1:]}, "ragged.*v-ratios.pkl 4"),
+        ({"v_aligned_sils": NARROW, "v_rgbs": RGB[:0]}, "ragged"),
+        ({"a_pose": JOINTS}, "no silhouettes in a-pose.pkl"),
+        ({"a": [SILHOUETTES[0], NARROW[0]]}, "holds a list"),
+        ({"a": pickle.dumps(SILHOUETTES)[:-9]}, "cut short"),
+        ({"a": b""}, "empty"),
+        ({"v_sils": SILHOUETTES, "v_rgbs": _bytes(3, 256, 128)}, "expected rgb uint8 n×3×128×128"),
+    ],
+)
+def test_what_is_no_sequence_is_refused_by_name(
+    arrays: dict[str, object], expected: str, tmp_path: Path
+) -> None:
+    with pytest.raises((BadArray, UnsafePickle), match=expected):
+        read_pickles(leaf(tmp_path / "leaf", **arrays))
+
+
+def test_parsing_maps_and_masks_of_0_and_1_are_no_silhouettes(tmp_path: Path) -> None:
+    with pytest.raises(NotAMask, match=r"values 0\.\.11"):
+        read_pickles(leaf(tmp_path, a=SILHOUETTES % 12))
+
+
+def test_a_walk_without_anybody_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EmptySilhouette, match="not one of 5 frames"):
+        read_pickles(leaf(tmp_path, a=np.zeros_like(SILHOUETTES)))
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadArray, match="can be seen"):
+        read_pickles(tmp_path / "gone")
