@@ -62,7 +62,7 @@ def main() -> int:
     options = tyro.cli(Options, prog="preprocess.py", description=__doc__)
     name = options.dataset_name or options.dataset
     report = ingest(
-        DATASETS[options.dataset](options.root, dataset=name),
+        DATASETS[options.dataset].index(options.root, dataset=name),
         options.root,
         options.out,
         options.video,

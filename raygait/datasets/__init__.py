@@ -1,12 +1,30 @@
 """Who walked where: one module a data set, splits and protocols as data."""
 
-from collections.abc import Callable
+from raygait.datasets import (
+    casiab,
+    ccpg,
+    folder,
+    gait3d,
+    grew,
+    manifest,
+    oumvlp,
+    sustech1k,
+    videos,
+)
+from raygait.datasets.adapter import Adapter
 
-from raygait.datasets import casiab, videos
-from raygait.sequences import GaitSequence
-
-# Name of a layout -> its `index(root, *, dataset)`.
-DATASETS: dict[str, Callable[..., list[GaitSequence]]] = {
-    "casiab": casiab.index,
-    "videos": videos.index,
+# Name of a data set -> its layouts: `index(root, *, dataset)` and `survey(root)`.
+DATASETS: dict[str, Adapter] = {
+    module.ADAPTER.name: module.ADAPTER
+    for module in (
+        casiab,
+        oumvlp,
+        grew,
+        gait3d,
+        ccpg,
+        sustech1k,
+        folder,
+        manifest,
+        videos,
+    )
 }

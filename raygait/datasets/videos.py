@@ -6,20 +6,14 @@ import logging
 import os
 from pathlib import Path, PurePosixPath
 
+from raygait.datasets.adapter import Adapter
+from raygait.datasets.layout import CLIP_ENDINGS, Scan
 from raygait.errors import DatasetError
 from raygait.sequences import GaitSequence
 
 logger = logging.getLogger(__name__)
 
-# What FFmpeg reads and cameras, phones and data sets write; case does not matter.
-EXTENSIONS = frozenset(
-    (
-        *(".264", ".265", ".3g2", ".3gp", ".asf", ".avi", ".dav", ".divx", ".dv", ".f4v", ".flv"),
-        *(".h264", ".h265", ".hevc", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv"),
-        *(".mod", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt", ".tod", ".ts"),
-        *(".vob", ".webm", ".wmv", ".y4m"),
-    )
-)
+EXTENSIONS = CLIP_ENDINGS
 
 
 def index(root: Path | str, *, dataset: str = "videos") -> list[GaitSequence]:
@@ -89,3 +83,12 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except PermissionError:
         return False
+
+
+def _look(scan: Scan) -> None:
+    scan.sequences = index(scan.root, dataset=scan.dataset)
+
+
+ADAPTER = Adapter(
+    "videos", "clips, nested as you like; SUBJECT/CONDITION/VIEW.mp4 is labelled", _look
+)

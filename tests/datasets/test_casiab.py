@@ -29,7 +29,7 @@ def test_every_view_folder_is_a_sequence_sorted(tmp_path: Path) -> None:
 
 def test_sequences_carry_the_name_that_the_user_gives(tmp_path: Path) -> None:
     leaf(tmp_path, "a/b/c")
-    [sequence] = DATASETS["casiab"](str(tmp_path), dataset="mine")
+    [sequence] = DATASETS["casiab"].index(str(tmp_path), dataset="mine")
     assert sequence.source_id == "mine:a/b/c"
 
 
@@ -87,7 +87,7 @@ def test_a_sequence_that_may_not_be_read_is_listed_and_a_folder_is_named(
         found = [s.source for s in casiab.index(as_nobody)]
     assert found == ["001/nm-01/000", "001/nm-01/018"]
     assert "lost+found: may not be read" in caplog.text
-    assert "listed: may not be read" in caplog.text
+    assert "listed/nm-01: may not be read" in caplog.text
     assert "018: may not be read" in caplog.text
 
 
@@ -112,5 +112,7 @@ def test_a_file_as_root_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["", "001", "001/nm-01"], ids=["empty", "subject", "condition"])
 def test_a_root_without_a_sequence_is_an_error(path: str, tmp_path: Path) -> None:
     (tmp_path / path).mkdir(parents=True, exist_ok=True)
-    with pytest.raises(DatasetError, match="no SUBJECT/CONDITION/VIEW folder"):
+    with pytest.raises(
+        DatasetError, match="no sequence of casiab in it; expected SUBJECT/CONDITION"
+    ):
         casiab.index(tmp_path)

@@ -36,7 +36,7 @@ def test_clips_are_sorted_by_path_and_other_files_left_out(tmp_path: Path) -> No
     for path in ("z.AVI", "b/y.mkv", "a.MoV", "b/notes.txt", "b/frame.png", ".hidden/x.mp4"):
         clip(tmp_path, path)
     clip(tmp_path, "b/._y.mkv")  # what macOS leaves beside a file
-    found = [s.source for s in DATASETS["videos"](tmp_path, dataset="v")]
+    found = [s.source for s in DATASETS["videos"].index(tmp_path, dataset="v")]
     assert found == ["a.MoV", "b/y.mkv", "z.AVI"]
 
 

@@ -1,0 +1,41 @@
+"""Gait3D: masks or pickles of 4000 people in a supermarket, from 39 cameras.
+
+Layouts, as the owners distribute it and as OpenGait arranges it:
+
+    2D_Silhouettes/0000/camid0_videoid2/seq0/*.png      masks, each cut to its person
+    0000/camid0_videoid2/seq0/seq0.pkl                  OpenGait's tree; merged: sils-seq0.pkl, ...
+
+Camera and video are the condition, the sequence is the view. Meshes (`smpls-*.pkl`) and parsing are
+not read.
+"""
+
+from __future__ import annotations
+
+from raygait.datasets import expected
+from raygait.datasets.adapter import Adapter
+from raygait.datasets.layout import Scan
+
+_SILHOUETTES = "2D_Silhouettes"
+_OTHERS = frozenset(("2D_Parsings", "2D_Poses", "3D_SMPLs", "2D_Keypoints"))
+
+
+def _look(scan: Scan) -> None:
+    subjects: list[str] = []
+    for name in scan.folders(""):
+        if name == _SILHOUETTES:
+            scan.tree(scan.folders(name), masks="cropped", below=name)
+        elif name in _OTHERS:
+            scan.leave_out(name, "no silhouettes, left out")
+        else:
+            subjects.append(name)
+    scan.tree(subjects, masks="cropped")
+
+
+ADAPTER = Adapter(
+    "gait3d",
+    "2D_Silhouettes/SUBJECT/CAMERA_VIDEO/SEQ/*.png, or SUBJECT/CAMERA_VIDEO/SEQ/*.pkl, such as "
+    "0000/camid0_videoid2/seq0",
+    _look,
+    expected.GAIT3D,
+)
+index = ADAPTER.index

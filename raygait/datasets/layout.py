@@ -1,0 +1,254 @@
+"""Looking through a data set's folders: what is a sequence, and what is left out and why.
+
+Folders are listed, files are not touched: `os.scandir` tells folders from files without a `stat`,
+so that a tree of 270,000 sequences takes under a minute.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from raygait.errors import DatasetError
+from raygait.sequences import GaitSequence, SourceKind
+
+logger = logging.getLogger(__name__)
+
+IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"))
+"""Pictures that are no masks; a PNG may be either."""
+
+CLIP_ENDINGS = frozenset(
+    (
+        *(".264", ".265", ".3g2", ".3gp", ".asf", ".avi", ".dav", ".divx", ".dv", ".f4v", ".flv"),
+        *(".h264", ".h265", ".hevc", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv"),
+        *(".mod", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt", ".tod", ".ts"),
+        *(".vob", ".webm", ".wmv", ".y4m"),
+    )
+)
+"""What FFmpeg reads and cameras, phones and data sets write; case does not matter."""
+
+_FRAME_ENDINGS = frozenset((".png", ".pkl", *IMAGE_ENDINGS))
+
+
+class Finding(NamedTuple):
+    """Something in a data set that is no sequence, or not a whole one.
+
+    Attributes:
+        path: Where, below the root.
+        why: Half a sentence for a person.
+    """
+
+    path: str
+    why: str
+
+
+class Leaf(NamedTuple):
+    """What lies in a folder that is a sequence.
+
+    Attributes:
+        endings: Of its files, lower case; only those of frames.
+        folders: Names of folders in it, sorted.
+        first_image: Name of a picture in it, empty without one.
+    """
+
+    endings: frozenset[str]
+    folders: tuple[str, ...]
+    first_image: str
+
+
+class Scan:
+    """One pass over a data set; collects sequences and what else was met.
+
+    Args:
+        asked: What the user named: the folder of the data set, or a table of one.
+        dataset: Name that the sequences get.
+        takes_file: Whether a file may be named; its folder is the root then.
+
+    Attributes:
+        asked: As above.
+        root: Folder that sources are below.
+        dataset: As above.
+        sequences: What was found, in the order of finding; one for each walk.
+        left_out: Files and folders that are no sequences.
+        unreadable: Folders that may not be or cannot be read, and sequences without a frame.
+        duplicated: Sources of a walk that another source has already.
+    """
+
+    def __init__(self, asked: Path, dataset: str, *, takes_file: bool = False) -> None:
+        self.asked = asked
+        self.root = root = asked.parent if takes_file and asked.is_file() else asked
+        self.dataset = dataset
+        self.sequences: list[GaitSequence] = []
+        self.left_out: list[Finding] = []
+        self.unreadable: list[Finding] = []
+        self.duplicated: list[Finding] = []
+        self._root_text = os.fspath(root)
+        self._real_root = os.path.realpath(root)
+        self._owners: dict[tuple[str, str, str], str] = {}
+        self._sources: set[str] = set()
+
+    def add(
+        self, subject: str, condition: str, view: str, source: str, kind: SourceKind
+    ) -> GaitSequence | None:
+        """Note a sequence, unless its walk is there already."""
+        walk = (subject, condition, view)
+        owner = self._owners.setdefault(walk, source) if subject else source
+        if owner != source or source in self._sources:
+            why = f"the walk {'/'.join(walk)} once more, after {owner}: left out"
+            self.duplicated.append(Finding(source, why))
+            logger.warning("%s: %s", self._path(source), why)
+            return None
+        self._sources.add(source)
+        sequence = GaitSequence(self.dataset, subject, condition, view, source, kind)
+        self.sequences.append(sequence)
+        return sequence
+
+    def leave_out(self, path: str, why: str) -> None:
+        """Note what is no sequence."""
+        self.left_out.append(Finding(path, why))
+        logger.warning("%s: %s", self._path(path), why)
+
+    def not_readable(self, path: str, why: str) -> None:
+        """Note what cannot be read."""
+        self.unreadable.append(Finding(path, why))
+        logger.warning("%s: %s", self._path(path), why)
+
+    def folders(self, parent: str, *, on_file: Callable[[str], bool] | None = None) -> list[str]:
+        """Names of the folders in a folder, sorted; names that begin with a dot are passed over.
+
+        Files, links to folders out of the root and folders without folders are left out by name.
+
+        Args:
+            parent: Path below the root, empty for the root itself.
+            on_file: Takes the path of a file that lies there, and says whether it was of use.
+
+        Raises:
+            DatasetError: The root itself cannot be read.
+        """
+        found: list[str] = []
+        files: list[str] = []
+        try:
+            with os.scandir(self._path(parent)) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        found.append(name)
+                    elif entry.is_symlink() and entry.is_dir():
+                        if self._is_inside(entry.path):
+                            found.append(name)
+                        else:
+                            self.leave_out(
+                                join(parent, name),
+                                f"a link out of {self._root_text} is not followed, left out",
+                            )
+                    else:
+                        files.append(name)
+        except OSError as error:
+            self._cannot_be_read(parent, error)
+            return []
+        num_used = 0
+        for name in sorted(files):
+            if on_file is not None and on_file(join(parent, name)):
+                num_used += 1
+            else:
+                self.leave_out(join(parent, name), "a file where a folder was expected, left out")
+        if not found and not num_used:
+            self.leave_out(parent, "no folder in it, left out")
+        return sorted(found)
+
+    def look_into(self, source: str, *, folders_expected: bool = False) -> Leaf:
+        """What lies in the folder of a sequence; nothing when it cannot be read.
+
+        Args:
+            source: Path of the folder below the root.
+            folders_expected: Whether folders in it are part of the layout.
+        """
+        endings: set[str] = set()
+        inside: list[str] = []
+        first_image = ""
+        try:
+            with os.scandir(self._path(source)) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name.startswith("."):
+                        continue
+                    dot = name.rfind(".")
+                    ending = name[dot:].lower() if dot > 0 else ""
+                    if ending in _FRAME_ENDINGS:
+                        endings.add(ending)
+                        if ending != ".pkl" and not first_image:
+                            first_image = name
+                    elif entry.is_dir():
+                        inside.append(name)
+        except OSError as error:
+            why = "may not be read" if isinstance(error, PermissionError) else _said(error)
+            self.not_readable(source, why)
+            return Leaf(frozenset(), (), "")
+        inside.sort()
+        if not folders_expected:
+            for name in inside:
+                self.leave_out(join(source, name), "a folder inside a sequence, left out")
+            if not endings:
+                self.unreadable.append(Finding(source, "no frame in it"))
+        return Leaf(frozenset(endings), tuple(inside), first_image)
+
+    def add_leaf(
+        self, subject: str, condition: str, view: str, source: str, *, masks: SourceKind
+    ) -> None:
+        """Note the folder of a sequence; `masks` is its kind where it holds no pickles."""
+        leaf = self.look_into(source)
+        is_pickled = ".pkl" in leaf.endings
+        if is_pickled and len(leaf.endings) > 1:
+            self.leave_out(source, "pictures beside pickles, which are read instead of them")
+        self.add(subject, condition, view, source, "pickles" if is_pickled else masks)
+
+    def tree(
+        self,
+        subjects: Iterable[str],
+        *,
+        masks: SourceKind,
+        below: str = "",
+        on_file: Callable[[str], bool] | None = None,
+    ) -> None:
+        """Note every `SUBJECT/CONDITION/VIEW/` folder of some subjects.
+
+        Args:
+            subjects: Names of folders in `below`.
+            masks: Kind of those that hold no pickles.
+            below: Path below the root.
+            on_file: As for `folders`.
+        """
+        for subject in subjects:
+            subject_path = join(below, subject)
+            for condition in self.folders(subject_path, on_file=on_file):
+                condition_path = join(subject_path, condition)
+                for view in self.folders(condition_path, on_file=on_file):
+                    self.add_leaf(subject, condition, view, join(condition_path, view), masks=masks)
+
+    def _path(self, below: str) -> str:
+        return f"{self._root_text}/{below}" if below else self._root_text
+
+    def _is_inside(self, path: str) -> bool:
+        real = os.path.realpath(path)
+        return real == self._real_root or real.startswith(self._real_root.rstrip("/") + "/")
+
+    def _cannot_be_read(self, parent: str, error: OSError) -> None:
+        if not parent:
+            raise DatasetError(f"{self._root_text}: cannot be read: {_said(error)}") from error
+        is_forbidden = isinstance(error, PermissionError)
+        why = "may not be read, left out" if is_forbidden else f"{_said(error)}, left out"
+        self.not_readable(parent, why)
+
+
+def join(parent: str, name: str) -> str:
+    """A path below the root, `/` separated."""
+    return f"{parent}/{name}" if parent else name
+
+
+def _said(error: OSError) -> str:
+    return error.strerror or type(error).__name__

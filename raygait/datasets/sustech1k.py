@@ -1,0 +1,47 @@
+"""SUSTech1K: silhouettes of 1050 people beside point clouds, by attribute, from twelve views.
+
+Layouts, as the owners distribute it and as OpenGait arranges it:
+
+    0000/00-nm/000/Sils_aligned/*.png           aligned masks; without them Sils_raw/, cut masks
+    0000/00-nm/000/06-000-Camera-Sils_aligned.pkl   the released pickles, sixteen a leaf
+
+Of the pickles the aligned silhouettes and the poses are read (`video.pickled`). What comes from the
+LiDAR and what is resampled to its rate is not.
+"""
+
+from __future__ import annotations
+
+from raygait.datasets import expected
+from raygait.datasets.adapter import Adapter
+from raygait.datasets.layout import Scan
+
+_ALIGNED, _RAW = "Sils_aligned", "Sils_raw"
+
+
+def _look(scan: Scan) -> None:
+    for subject in scan.folders(""):
+        for condition in scan.folders(subject):
+            for view in scan.folders(f"{subject}/{condition}"):
+                source = f"{subject}/{condition}/{view}"
+                leaf = scan.look_into(source, folders_expected=True)
+                walk = (subject, condition, view)
+                if ".pkl" in leaf.endings:
+                    scan.add(*walk, source, "pickles")
+                elif _ALIGNED in leaf.folders:
+                    scan.add(*walk, f"{source}/{_ALIGNED}", "aligned")
+                elif _RAW in leaf.folders:
+                    scan.add(*walk, f"{source}/{_RAW}", "cropped")
+                elif ".png" in leaf.endings:
+                    scan.add(*walk, source, "aligned")
+                else:
+                    scan.leave_out(source, "no silhouettes in it, left out")
+
+
+ADAPTER = Adapter(
+    "sustech1k",
+    "SUBJECT/CONDITION/VIEW/Sils_aligned/*.png, or SUBJECT/CONDITION/VIEW/*.pkl, such as "
+    "0000/00-nm/000",
+    _look,
+    expected.SUSTECH1K,
+)
+index = ADAPTER.index
