@@ -1,7 +1,8 @@
-"""Turn raw clips, or folders of silhouettes, into shards that training and evaluation read.
+"""Turn raw clips, silhouettes or OpenGait's pickles into shards that training and evaluation read.
 
     python jobs/preprocess.py --dataset videos --root clips/ --out shards/mine
     python jobs/preprocess.py --dataset casiab --root CASIA-B/ --out shards/casiab --num-workers 8
+    python jobs/preprocess.py --dataset grew --root GREW-pkl/ --index-only --index-report grew.json
 
 Run it again after a crash, or after clips were added: it does what is missing and nothing else.
 What cannot be used ends in `OUT/rejects/` with a reason, and the tally is printed at the end. On a
@@ -12,6 +13,7 @@ the run failed; what is written stays.
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,17 +31,24 @@ from raygait.video.settings import VideoSettings
 
 @dataclass(frozen=True)
 class Options:
-    """Turn raw clips, or folders of silhouettes, into shards."""
+    """Turn raw clips, silhouettes or OpenGait's pickles into shards."""
 
     dataset: Literal[tuple(sorted(DATASETS))]  # type: ignore[valid-type]
-    """Layout of the source folder.
+    """Which data set. The benchmarks (casiab, oumvlp, grew, gait3d, ccpg, sustech1k) are read as
+    their owners distribute them and as OpenGait arranges them, SUBJECT/CONDITION/VIEW/*.pkl.
 
-    casiab: silhouettes, SUBJECT/CONDITION/VIEW/*.png.
+    folder: SUBJECT/CONDITION/VIEW, each a clip, a .pkl, or a folder of masks, pictures or pickles.
+    manifest: a CSV or Parquet table of path, subject, condition, view and, if you like, kind.
     videos: clips, nested as you like; SUBJECT/CONDITION/VIEW.mp4 says who walks."""
     root: Path
-    """Folder of the data set."""
-    out: Path
+    """Folder of the data set; for manifest the table, or its folder."""
+    out: Path | None = None
     """Folder of shards; made if missing, brought up to date if there."""
+    index_only: bool = False
+    """Look through the folders, print what is there, missing, extra, duplicated and unreadable, and
+    do nothing else."""
+    index_report: Path | None = None
+    """Write that report as JSON, with every finding, to this file."""
     dataset_name: str = ""
     """Name that the rows carry; that of the layout if left out."""
     num_workers: int | None = None
@@ -53,17 +62,29 @@ class Options:
     address: str | None = None
     """Ray cluster to use; a local one if left out and none is named in the environment."""
     video: VideoSettings = field(default_factory=VideoSettings)
-    """What becomes of a clip; of folders of silhouettes only `silhouettes_128` among the
-    modalities matters."""
+    """What becomes of a clip; of masks and pickles only the modalities matter, as far as they can
+    be had."""
 
 
 def main() -> int:
-    """Parse, ingest, print the report."""
+    """Parse, index, ingest, print the reports."""
     options = tyro.cli(Options, prog="preprocess.py", description=__doc__)
-    name = options.dataset_name or options.dataset
+    if options.out is None and not options.index_only:
+        print("error: name a folder of shards: --out, or --index-only", file=sys.stderr)
+        return 2
+    adapter = DATASETS[options.dataset]
+    scan = adapter.scan(options.root, dataset=options.dataset_name)
+    if options.index_only or options.index_report:
+        survey = adapter.report(scan)
+        if options.index_report:
+            text = json.dumps(survey.to_dict(), indent=1) + "\n"
+            options.index_report.write_text(text, encoding="utf-8")
+        print(survey.to_text().encode(errors="backslashreplace").decode())
+    if options.out is None or options.index_only:
+        return 0
     report = ingest(
-        DATASETS[options.dataset].index(options.root, dataset=name),
-        options.root,
+        scan.sequences,
+        scan.root,
         options.out,
         options.video,
         num_workers=options.num_workers,

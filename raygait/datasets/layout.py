@@ -32,6 +32,8 @@ CLIP_ENDINGS = frozenset(
 
 _FRAME_ENDINGS = frozenset((".png", ".pkl", *IMAGE_ENDINGS))
 
+_MAX_LOGGED = 100
+
 
 class Finding(NamedTuple):
     """Something in a data set that is no sequence, or not a whole one.
@@ -89,6 +91,7 @@ class Scan:
         self._real_root = os.path.realpath(root)
         self._owners: dict[tuple[str, str, str], str] = {}
         self._sources: set[str] = set()
+        self._num_logged = 0
 
     def add(
         self, subject: str, condition: str, view: str, source: str, kind: SourceKind
@@ -99,7 +102,7 @@ class Scan:
         if owner != source or source in self._sources:
             why = f"the walk {'/'.join(walk)} once more, after {owner}: left out"
             self.duplicated.append(Finding(source, why))
-            logger.warning("%s: %s", self._path(source), why)
+            self._log(source, why)
             return None
         self._sources.add(source)
         sequence = GaitSequence(self.dataset, subject, condition, view, source, kind)
@@ -109,12 +112,12 @@ class Scan:
     def leave_out(self, path: str, why: str) -> None:
         """Note what is no sequence."""
         self.left_out.append(Finding(path, why))
-        logger.warning("%s: %s", self._path(path), why)
+        self._log(path, why)
 
     def not_readable(self, path: str, why: str) -> None:
         """Note what cannot be read."""
         self.unreadable.append(Finding(path, why))
-        logger.warning("%s: %s", self._path(path), why)
+        self._log(path, why)
 
     def folders(self, parent: str, *, on_file: Callable[[str], bool] | None = None) -> list[str]:
         """Names of the folders in a folder, sorted; names that begin with a dot are passed over.
@@ -229,6 +232,13 @@ class Scan:
                 condition_path = join(subject_path, condition)
                 for view in self.folders(condition_path, on_file=on_file):
                     self.add_leaf(subject, condition, view, join(condition_path, view), masks=masks)
+
+    def _log(self, path: str, why: str) -> None:
+        if self._num_logged < _MAX_LOGGED:
+            logger.warning("%s: %s", self._path(path), why)
+        elif self._num_logged == _MAX_LOGGED:
+            logger.warning("%s: and more of the kind; a report names all", self._root_text)
+        self._num_logged += 1
 
     def _path(self, below: str) -> str:
         return f"{self._root_text}/{below}" if below else self._root_text

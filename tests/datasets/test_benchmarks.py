@@ -257,8 +257,9 @@ def test_a_manifest_says_who_walks_where(name: str, tmp_path: Path) -> None:
     for file in ("a.mp4", "b.pkl", "notes.txt", "masks/17/1.png"):
         (tmp_path / file).write_bytes(b"")
     names = ("path", "subject", "condition", "view", "kind")
-    columns = {
-        name: list(values) for name, values in zip(names, zip(*ROWS, strict=True), strict=True)
+    texts = zip(*ROWS, strict=True)
+    columns: dict[str, list[object]] = {
+        column: list(values) for column, values in zip(names, texts, strict=True)
     }
     table = write_manifest(tmp_path / name, columns)
     root = tmp_path if name.startswith("manifest") else table
