@@ -12,6 +12,8 @@ tell.
 
 from __future__ import annotations
 
+import math
+import struct
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -20,6 +22,8 @@ import numpy as np
 from raygait.datasets.adapter import Adapter
 from raygait.datasets.layout import CLIP_ENDINGS, Leaf, Scan, join
 from raygait.sequences import SourceKind
+
+_MAX_PIXELS = 2**26
 
 
 def _look(scan: Scan) -> None:
@@ -63,9 +67,12 @@ def kind_of(leaf: Leaf, folder: Path) -> SourceKind:
 
 
 def _has_colours(path: Path) -> bool:
-    """Whether an image shows more than levels of grey; no, when it cannot be read."""
+    """Whether a PNG shows more than levels of grey; no, when it cannot be read or is huge."""
     try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        content = path.read_bytes() if path.is_file() else b""
+        if len(content) < 24 or math.prod(struct.unpack_from(">II", content, 16)) > _MAX_PIXELS:
+            return False
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except (OSError, cv2.error):
         return False
     return image is not None and image.ndim == 3 and bool((image != image[..., :1]).any())

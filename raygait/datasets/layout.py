@@ -17,7 +17,7 @@ from raygait.sequences import GaitSequence, SourceKind
 
 logger = logging.getLogger(__name__)
 
-IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"))
+IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".bmp"))
 """Pictures that are no masks; a PNG may be either."""
 
 CLIP_ENDINGS = frozenset(

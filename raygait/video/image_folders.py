@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ from jaxtyping import UInt8
 from raygait.errors import FrameSizeRefused, Undecodable
 from raygait.video.decode import Frame, Video, check_frame_size, open_video
 
-IMAGE_EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
+IMAGE_EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp"))
 """Files that are taken for frames; case does not matter."""
 
 
@@ -108,6 +109,9 @@ def _picture_paths(folder: Path) -> list[tuple[int, Path]]:
         )
     except OSError as error:
         raise Undecodable(f"{folder}: no picture in it can be seen: {error.strerror}") from error
+    for path in paths:
+        if not path.is_file():
+            raise Undecodable(f"{path}: not a regular file, expected a picture")
     if not paths:
         raise Undecodable(f"{folder}: no picture in it, expected one a frame (.jpg, .png, ...)")
     found = [re.search(r"[0-9]+$", path.stem) for path in paths]
@@ -120,13 +124,38 @@ def _picture_paths(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _read(path: Path) -> UInt8[np.ndarray, "h w 3"] | None:
+    """RGB; None for what cannot be decoded. Its size is looked up before anything is decoded."""
     try:
-        content = np.fromfile(path, np.uint8)
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+        content = path.read_bytes()
+        size_px = _claimed_size_px(content)
+        if size_px is None:
+            return None
+        check_frame_size(path, *size_px)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except (OSError, cv2.error):
         return None
     if image is None:
         return None
-    check_frame_size(path, image.shape[1], image.shape[0])
     rgb: np.ndarray = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     return rgb
+
+
+def _claimed_size_px(content: bytes) -> tuple[int, int] | None:
+    """Width and height in the head of a PNG, JPEG or BMP; None for anything else."""
+    if content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) >= 24:
+        width_px, height_px = struct.unpack_from(">II", content, 16)
+        return width_px, height_px
+    if content.startswith(b"BM") and len(content) >= 26:
+        width_px, height_px = struct.unpack_from("<ii", content, 18)
+        return width_px, abs(height_px)
+    place = 2 if content.startswith(b"\xff\xd8") else len(content)
+    while place + 9 <= len(content) and content[place] == 0xFF:
+        marker = content[place + 1]
+        if marker == 0xFF:  # a fill byte
+            place += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height_px, width_px = struct.unpack_from(">HH", content, place + 5)
+            return width_px, height_px
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return None

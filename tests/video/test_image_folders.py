@@ -63,6 +63,22 @@ def test_pictures_of_two_sizes_are_refused(images: np.ndarray, tmp_path: Path) -
         list(clip.frames())
 
 
+def test_a_head_that_claims_a_huge_picture_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    png = cv2.imencode(".png", np.zeros((48, 64, 3), np.uint8))[1].tobytes()
+    (tmp_path / "1.png").write_bytes(png[:16] + b"\x00\x00\x40\x00" * 2 + png[24:])
+    with pytest.raises(FrameSizeRefused, match="256 Mpx"):
+        open_clip(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "bmp", "png", "JPEG"])
+def test_pictures_of_every_kind_are_read(ending: str, tmp_path: Path) -> None:
+    image = np.full((48, 64, 3), (200, 100, 50), np.uint8)
+    write(tmp_path, [f"1.{ending}"], image[None])
+    with open_clip(tmp_path) as clip:
+        [frame] = clip.frames()
+    assert np.abs(frame.image.astype(int) - image).max() < 4
+
+
 @pytest.mark.parametrize("content", [None, b"broken"])
 def test_a_folder_without_a_picture_is_refused(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
