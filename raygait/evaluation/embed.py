@@ -1,5 +1,6 @@
 """Shards -> embeddings: every row, every frame, in parallel over shards with Ray Data.
 
+`embed` gathers them in memory, for a table; `embed_shards` leaves them on disk, for whoever comes.
 Sequences are batched with others of the same length only. Padding would leak: zeros stay zero in
 the first convolution alone, so a padded sequence would not embed as it does by itself.
 """
@@ -7,7 +8,7 @@ the first convolution alone, so a padded sequence would not embed as it does by 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,31 @@ from numpy import ndarray
 from raygait import errors, ray_session
 from raygait.batches.columns import COLUMNS, check_rows, pack, unpack
 from raygait.batches.shift import draw_shifts, shift_clip
-from raygait.errors import ClusterTooSmall, DatasetError, RaygaitError
+from raygait.errors import (
+    ClusterTooSmall,
+    CorruptShard,
+    DatasetError,
+    ModelInputError,
+    RaygaitError,
+    ShardError,
+)
 from raygait.recipes.saved_model import load_model
+from raygait.sequences import Reject
 from raygait.shards import reader
 
+Row = Mapping[str, Any]
+"""A row of a shard, as far as an embedding needs it."""
+
+TOO_SHORT = "too-short"
+"""Reason of a sequence that has fewer frames than the network needs."""
+
 _IDENTITY = ("sequence_id", "subject", "condition", "view")
-# Frames of one forward pass, all sequences together: bounds memory whatever the lengths are.
+# Frames of one forward pass, all sequences together; a longer sequence is a pass of its own.
 _FRAMES_A_BATCH = 512
+# Encoded rows that wait to be joined by others of their length: bounds memory whatever a shard
+# holds. Silhouettes of 100 frames are 40 kB, so this is a thousand of them.
+_BYTES_A_WINDOW = 64 * 2**20
+_ROWS_A_WINDOW = 1024
 
 
 @dataclass(frozen=True)
@@ -78,44 +97,186 @@ def embed(
         RegistryError: `model` is not a saved model.
         ClusterTooSmall: No node has the CPUs of one worker.
     """
-    paths = [str(path) for path in reader.list_shards(shards)]
+    paths = reader.list_shards(shards)
     wanted = None if subjects is None else sorted(subjects)
     if num_workers == 0:
         embedder = ShardEmbedder(str(model), wanted, num_threads=None)
-        tables = [embedder.embed_shard(Path(path)) for path in paths]
-        return _collect(pa.concat_tables(tables), shards)
+        return _collect(pa.concat_tables([embedder.embed_shard(path) for path in paths]), shards)
+    table = pa.concat_tables(
+        map_shards(
+            ShardEmbedder,
+            (str(model), wanted, num_threads),
+            [{"shard": str(path)} for path in paths],
+            num_workers=num_workers,
+            num_threads=num_threads,
+        )
+    )
+    for row in table.filter(pc.field("error") != "").to_pylist():
+        raise getattr(errors, row["error"])(row["sequence_id"])
+    return _collect(table, shards)
 
+
+def map_shards(
+    worker: type,
+    arguments: tuple[Any, ...],
+    items: Sequence[Mapping[str, str]],
+    *,
+    num_workers: int,
+    num_threads: int,
+    use_gpu: bool = False,
+) -> Iterator[pa.Table]:
+    """What a pool of workers makes of one item after another, in the order they come in.
+
+    Args:
+        worker: Class whose instances map a table of one item to a table.
+        arguments: Of its constructor.
+        items: One a shard, plain strings. The first are begun first.
+        num_workers: Actors of the pool, at least 1; fewer where the cluster has no room for them.
+        num_threads: Logical CPUs an actor.
+        use_gpu: A GPU an actor.
+
+    Raises:
+        ClusterTooSmall: No node has room for one worker.
+    """
     import ray.data
 
     ray_session.quiet_data_log()
     # An actor that fits nowhere would be waited for without an error.
-    places = ray_session.num_places(num_threads)
+    places = ray_session.num_places(num_threads, 1 if use_gpu else 0)
     if places < 1:
-        raise ClusterTooSmall(f"no node has the {num_threads} CPUs of one embedding worker")
-    pool_size = min(num_workers, len(paths), places)
+        gpu = " and the GPU" if use_gpu else ""
+        raise ClusterTooSmall(f"no node has the {num_threads} CPUs{gpu} of one embedding worker")
     dataset = ray.data.from_items(
-        [{"shard": path} for path in paths], override_num_blocks=len(paths)
+        [dict(item) for item in items], override_num_blocks=len(items)
     ).map_batches(
-        ShardEmbedder,
-        fn_constructor_args=(str(model), wanted, num_threads),
+        worker,
+        fn_constructor_args=arguments,
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=num_threads,
-        compute=ray.data.ActorPoolStrategy(size=pool_size),
+        num_gpus=1 if use_gpu else None,
+        # One shard at a time: a second one waiting in one worker could run in an idle one.
+        compute=ray.data.ActorPoolStrategy(
+            size=min(num_workers, len(items), places), max_tasks_in_flight_per_actor=1
+        ),
     )
     context = dataset.context
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.enable_auto_log_stats = False
     with ray_session.stderr_without(ray_session.RESTART_NOTE):
-        tables = list(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
-    for row in pa.concat_tables(tables).filter(pc.field("error") != "").to_pylist():
-        raise getattr(errors, row["error"])(row["sequence_id"])
-    return _collect(pa.concat_tables(tables), shards)
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+class SequenceEmbedder:
+    """Embeds rows of shards, each with others of its length; holds the network.
+
+    Args:
+        model: Folder of a saved model.
+        num_threads: Threads of torch for this process; `None` leaves them as they are.
+        use_gpu: Whether the network goes to this process's GPU.
+
+    Attributes:
+        columns: What of a shard's rows has to be read: `sequence_id` and `num_frames` among them.
+        embedding_shape: p and d.
+        device: Type of the device, `cpu` or `cuda`.
+
+    Raises:
+        RegistryError: `model` is not a saved model.
+    """
+
+    def __init__(
+        self, model: Path, *, num_threads: int | None = None, use_gpu: bool = False
+    ) -> None:
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        self._saved = load_model(model)
+        if use_gpu:
+            # Convolutions would round their inputs to 10 bits, which is not what a CPU computes.
+            torch.backends.cudnn.allow_tf32 = False
+            self._saved.network.to("cuda")
+        self._modality = self._saved.recipe.data.modality
+        self._min_frames = int(getattr(self._saved.network, "min_frames", 1))
+        self.columns = ("sequence_id", "num_frames", *COLUMNS[self._modality])
+        self.device = "cuda" if use_gpu else "cpu"
+
+    @property
+    def embedding_shape(self) -> tuple[int, int]:
+        """Parts p and numbers d, from one pass over a blank sequence, as short as it may be."""
+        blank = self._saved.blank_inputs(num=1, num_frames=self._min_frames)
+        num_parts, dim = self._saved.embed(blank).shape[1:]
+        return num_parts, dim
+
+    def batches(self, rows: Iterable[Row]) -> Iterator[list[Row]]:
+        """Rows in groups for `embed_batch`: of one length each, and all that were given.
+
+        Memory holds the encoded rows of one window. Groups depend on the rows alone.
+        """
+        for window in _windows(rows):
+            by_length: dict[int, list[Row]] = {}
+            for row in window:
+                by_length.setdefault(row["num_frames"], []).append(row)
+            for length, group in sorted(by_length.items()):
+                size = max(1, _FRAMES_A_BATCH // max(length, 1))
+                for start in range(0, len(group), size):
+                    yield group[start : start + size]
+
+    def embed_batch(self, batch: Sequence[Row]) -> list[Float32[ndarray, "p d"] | Reject]:
+        """Embed rows of one length, every frame used.
+
+        Returns:
+            The embedding of each row, in order, or why it has none: too short, its frames cannot
+            be decoded or are not of the modality, or they do not fit the network.
+        """
+        results: dict[int, Float32[ndarray, "p d"] | Reject] = {}
+        # Frames of two sizes cannot be stacked.
+        by_shape: dict[Any, list[tuple[int, dict[str, ndarray]]]] = {}
+        for place, row in enumerate(batch):
+            arrays = self._decode(row)
+            if isinstance(arrays, Reject):
+                results[place] = arrays
+            else:
+                shape = tuple((name, values.shape) for name, values in sorted(arrays.items()))
+                by_shape.setdefault(shape, []).append((place, arrays))
+        for group in by_shape.values():
+            stacked = {name: np.stack([one[name] for _, one in group]) for name in group[0][1]}
+            try:
+                values = list(self._saved.embed(stacked))
+            except ModelInputError as error:
+                for place, _ in group:
+                    results[place] = _reject(batch[place], "embed", "does-not-fit", str(error))
+            else:
+                results |= {place: value for (place, _), value in zip(group, values, strict=True)}
+        return [results[place] for place in range(len(batch))]
+
+    def _decode(self, row: Row) -> dict[str, ndarray] | Reject:
+        num_frames = row["num_frames"]
+        if num_frames < self._min_frames:
+            detail = f"{num_frames} frames, the network needs {self._min_frames}"
+            return _reject(row, "embed", TOO_SHORT, detail)
+        try:
+            check_rows([dict(row)], self._modality, row["sequence_id"])
+        except ShardError as error:
+            return _reject(row, "decode", "no-such-modality", str(error))
+        try:
+            stored = unpack(pack(row, self._modality), self._modality)
+        except (CorruptShard, ValueError) as error:
+            return _reject(row, "decode", "undecodable", str(error))
+        lengths = {name: len(values) for name, values in stored.items()}
+        if set(lengths.values()) != {num_frames}:
+            detail = f"frames decoded: {lengths}, num_frames says {num_frames}"
+            return _reject(row, "decode", "undecodable", detail)
+        data, seed = self._saved.recipe.data, self._saved.recipe.seed
+        if data.shift_px:
+            # Of the sequence alone, so that it is shifted alike wherever it is embedded.
+            key = hashlib.sha256(f"{seed} {row['sequence_id']}".encode()).digest()
+            source = np.random.default_rng(list(key))
+            stored = shift_clip(stored, draw_shifts(num_frames, data.shift_px, source))
+        return stored
 
 
 class ShardEmbedder:
-    """Embeds one shard after another; holds the network, so that a pool loads it once an actor.
+    """Embeds one shard after another into rows of a table, for `embed`.
 
     Args:
         model: Folder of a saved model.
@@ -124,9 +285,7 @@ class ShardEmbedder:
     """
 
     def __init__(self, model: str, subjects: list[str] | None, num_threads: int | None) -> None:
-        if num_threads is not None:
-            torch.set_num_threads(num_threads)
-        self._saved = load_model(Path(model))
+        self._embedder = SequenceEmbedder(Path(model), num_threads=num_threads)
         self._subjects = None if subjects is None else frozenset(subjects)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -140,37 +299,47 @@ class ShardEmbedder:
         return pa.concat_tables(tables)
 
     def embed_shard(self, shard: Path) -> pa.Table:
-        """One row a sequence: identity columns, `embedding` and its shape."""
-        modality = self._saved.recipe.data.modality
-        columns = [*_IDENTITY, "num_frames", *COLUMNS[modality]]
-        rows = [
+        """One row a sequence: identity columns, `embedding` and its shape.
+
+        Raises:
+            ShardError: The shard cannot be read, or a row of it cannot be embedded for another
+                reason than its length.
+        """
+        columns = dict.fromkeys([*_IDENTITY, *self._embedder.columns])
+        rows = (
             row
-            for row in reader.read_shard(shard, columns=columns).to_pylist()
+            for row in reader.iterate_rows(shard, list(columns))
             if self._subjects is None or row["subject"] in self._subjects
-        ]
-        check_rows(rows, modality, str(shard))
-        min_frames = int(getattr(self._saved.network, "min_frames", 1))
+        )
         embedded: list[dict[str, Any]] = []
-        for group in _batches_of_equal_length(rows):
-            if group[0]["num_frames"] < min_frames:
-                embedded += [_row(row, None) for row in group]
-                continue
-            arrays = [self._stored(row) for row in group]
-            values = self._saved.embed(
-                {name: np.stack([one[name] for one in arrays]) for name in arrays[0]}
-            )
-            embedded += [_row(row, value) for row, value in zip(group, values, strict=True)]
+        for batch in self._embedder.batches(rows):
+            for row, result in zip(batch, self._embedder.embed_batch(batch), strict=True):
+                if not isinstance(result, Reject):
+                    embedded.append(_row(row, result))
+                elif result.reason == TOO_SHORT:
+                    embedded.append(_row(row, None))
+                else:
+                    kind = CorruptShard if result.reason == "undecodable" else ShardError
+                    raise kind(f"{shard}: {row['sequence_id']}: {result.detail}")
         return pa.Table.from_pylist(embedded, schema=_SCHEMA)
 
-    def _stored(self, row: dict[str, Any]) -> dict[str, ndarray]:
-        data, seed = self._saved.recipe.data, self._saved.recipe.seed
-        stored = unpack(pack(row, data.modality), data.modality)
-        if data.shift_px:
-            # Of the sequence alone, so that it is shifted alike wherever it is embedded.
-            key = hashlib.sha256(f"{seed} {row['sequence_id']}".encode()).digest()
-            source = np.random.default_rng(list(key))
-            stored = shift_clip(stored, draw_shifts(row["num_frames"], data.shift_px, source))
-        return stored
+
+def _reject(row: Row, stage: str, reason: str, detail: str) -> Reject:
+    return Reject(row["sequence_id"], row.get("track", -1), stage, reason, detail)
+
+
+def _windows(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Rows by the bounded handful, each ordered so that chance has no part in what meets whom."""
+    window: list[Row] = []
+    num_bytes = 0
+    for row in rows:
+        window.append(row)
+        num_bytes += sum(len(value) for value in row.values() if isinstance(value, bytes))
+        if num_bytes >= _BYTES_A_WINDOW or len(window) >= _ROWS_A_WINDOW:
+            yield sorted(window, key=lambda row: str(row["sequence_id"]))
+            window, num_bytes = [], 0
+    if window:
+        yield sorted(window, key=lambda row: str(row["sequence_id"]))
 
 
 _SCHEMA = pa.schema(
@@ -183,23 +352,13 @@ _SCHEMA = pa.schema(
 )
 
 
-def _row(row: dict[str, Any], value: Float32[ndarray, "p d"] | None) -> dict[str, Any]:
+def _row(row: Row, value: Float32[ndarray, "p d"] | None) -> dict[str, Any]:
     return {
         **{name: row[name] for name in _IDENTITY},
         "num_parts": 0 if value is None else len(value),
         "embedding": None if value is None else value.ravel(),
         "error": "",
     }
-
-
-def _batches_of_equal_length(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    by_length: dict[int, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_length.setdefault(row["num_frames"], []).append(row)
-    for length, group in sorted(by_length.items()):
-        size = max(1, _FRAMES_A_BATCH // max(length, 1))
-        for start in range(0, len(group), size):
-            yield group[start : start + size]
 
 
 def _collect(table: pa.Table, shards: Path) -> Embeddings:

@@ -200,15 +200,21 @@ def read_shard_rejects(shard: Path) -> pa.Table:
     return _read(rejects_path(shard.parent, shard.stem), REJECT_SCHEMA, None)
 
 
-def iterate_rows(shard: Path) -> Iterator[dict[str, Any]]:
-    """Rows of one shard as plain values, all columns; memory holds one row group.
+def iterate_rows(shard: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of one shard as plain values; memory holds one row group.
+
+    Args:
+        shard: One of `list_shards`.
+        columns: Columns to read; None for all.
 
     Raises:
         ShardError: As `read_shard`.
+        ValueError: A column that the format does not have.
     """
+    names = None if columns is None else _choose(SCHEMA, columns).names
     with _open(shard, SCHEMA) as file:
         for number in range(file.num_row_groups):
-            yield from file.read_row_group(number).to_pylist()
+            yield from file.read_row_group(number, columns=names).to_pylist()
 
 
 def digest(root: Path) -> str:
