@@ -17,6 +17,7 @@
     │   ├── WrongFormatVersion  written by a raygait this one does not know
     │   ├── CorruptShard        a page, a frame or a digest does not check out
     │   └── SettingsMismatch    the folder was written with other settings
+    ├── EmbeddingsError         a folder of embeddings cannot be written, or cannot be trusted
     ├── RecipeError             a recipe, an override or a recipe file is not valid
     ├── ModelInputError         a tensor does not fit the model (rank, size, length, values)
     ├── ClusterTooSmall         not one worker, or not all that were asked for, can be placed
@@ -112,6 +113,10 @@ class CorruptShard(ShardError):
 
 class SettingsMismatch(ShardError):
     """A folder of shards was written with other settings than the ones asked for now."""
+
+
+class EmbeddingsError(RaygaitError):
+    """A folder of embeddings cannot be written here, or what it holds cannot be trusted."""
 
 
 class RecipeError(RaygaitError):

@@ -42,8 +42,9 @@ TOO_SHORT = "too-short"
 """Reason of a sequence that has fewer frames than the network needs."""
 
 _IDENTITY = ("sequence_id", "subject", "condition", "view")
-# Frames of one forward pass, all sequences together; a longer sequence is a pass of its own.
-_FRAMES_A_BATCH = 512
+# Frames of one forward pass, all sequences together; a longer sequence is a pass of its own. More
+# are no faster on a CPU: what a layer leaves behind no longer fits into its cache.
+_FRAMES_A_BATCH = {"cpu": 128, "cuda": 512}
 # Encoded rows that wait to be joined by others of their length: bounds memory whatever a shard
 # holds. Silhouettes of 100 frames are 40 kB, so this is a thousand of them.
 _BYTES_A_WINDOW = 64 * 2**20
@@ -178,7 +179,6 @@ class SequenceEmbedder:
 
     Attributes:
         columns: What of a shard's rows has to be read: `sequence_id` and `num_frames` among them.
-        embedding_shape: p and d.
         device: Type of the device, `cpu` or `cuda`.
 
     Raises:
@@ -200,7 +200,6 @@ class SequenceEmbedder:
         self.columns = ("sequence_id", "num_frames", *COLUMNS[self._modality])
         self.device = "cuda" if use_gpu else "cpu"
 
-    @property
     def embedding_shape(self) -> tuple[int, int]:
         """Parts p and numbers d, from one pass over a blank sequence, as short as it may be."""
         blank = self._saved.blank_inputs(num=1, num_frames=self._min_frames)
@@ -217,7 +216,7 @@ class SequenceEmbedder:
             for row in window:
                 by_length.setdefault(row["num_frames"], []).append(row)
             for length, group in sorted(by_length.items()):
-                size = max(1, _FRAMES_A_BATCH // max(length, 1))
+                size = max(1, _FRAMES_A_BATCH[self.device] // max(length, 1))
                 for start in range(0, len(group), size):
                     yield group[start : start + size]
 

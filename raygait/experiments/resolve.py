@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import mlflow
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from raygait.errors import RegistryError
@@ -37,6 +38,23 @@ def resolve_model(reference: str, *, tracking_uri: str, scratch: Path) -> Path:
             f"{reference} is no saved model, no training run's folder and no models:/ address"
         )
     return checkpoints[-1]
+
+
+def pin_version(reference: str, *, tracking_uri: str) -> str:
+    """`models:/NAME/VERSION` of an alias as it points now; any other reference as it is.
+
+    Raises:
+        RegistryError: There is no such model or alias.
+    """
+    name, at, alias = reference.removeprefix("models:/").partition("@")
+    if not reference.startswith("models:/") or not at:
+        return reference
+    try:
+        with using(tracking_uri):
+            version = MlflowClient().get_model_version_by_alias(name, alias).version
+    except MlflowException as error:
+        raise RegistryError(f"cannot find {reference} in {tracking_uri}: {error}") from error
+    return f"models:/{name}/{version}"
 
 
 def _download(uri: str, tracking_uri: str, scratch: Path) -> Path:
