@@ -3,8 +3,7 @@
     python jobs/evaluate.py --list-protocols
     python jobs/evaluate.py --model runs/gaitgl-demo --shards DIR
     python jobs/evaluate.py --model models:/gait@champion --shards DIR --num-workers 4
-    python jobs/evaluate.py --model runs/mine --shards DIR --split gait3d:Gait3D.json \\
-        --protocol gait3d
+    python jobs/evaluate.py --model runs/mine --shards DIR --split gait3d:FILE --protocol gait3d
     python jobs/evaluate.py --model runs/mine --shards DIR --protocol grew-submission
     python jobs/evaluate.py --check-submission submission.csv --shards DIR
 
