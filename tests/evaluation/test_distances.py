@@ -1,21 +1,33 @@
 """The fast distance against the definition, number by number in float64."""
 
+from collections.abc import Callable
+from typing import get_args
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raygait.evaluation import distances
-from raygait.evaluation.distances import part_distances
+from raygait.evaluation.distances import Metric, distance_blocks, part_distances
+
+both_metrics = pytest.mark.parametrize("metric", get_args(Metric))
 
 
-def by_definition(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+def by_definition(
+    query: np.ndarray, gallery: np.ndarray, metric: Metric = "euclidean"
+) -> np.ndarray:
+    query, gallery = query.astype(np.float64), gallery.astype(np.float64)
+    if metric == "cosine":
+        query = query / np.linalg.norm(query, axis=2, keepdims=True)
+        gallery = gallery / np.linalg.norm(gallery, axis=2, keepdims=True)
     result = np.zeros((len(query), len(gallery)))
-    for i, q in enumerate(query.astype(np.float64)):
-        for j, g in enumerate(gallery.astype(np.float64)):
-            result[i, j] = np.mean(
-                [np.sqrt(((q[p] - g[p]) ** 2).sum()) for p in range(query.shape[1])]
-            )
+    for i, q in enumerate(query):
+        for j, g in enumerate(gallery):
+            squares = ((q - g) ** 2).sum(axis=1)
+            # 1 - q.g = |q - g|^2 / 2 of vectors of length one, without cancelling.
+            result[i, j] = np.mean(squares / 2 if metric == "cosine" else np.sqrt(squares))
     return result
 
 
@@ -52,12 +64,83 @@ def test_it_is_the_definition(
     )
 
 
-def test_it_is_symmetric_and_zero_between_equals() -> None:
+def test_by_hand_the_cosine_is_averaged_over_parts() -> None:
+    query = np.array([[[2, 0], [0, 3]]], np.float32)
+    gallery = np.array([[[0, 1], [0, 5]], [[3, 4], [0, -1]]], np.float32)
+    # Cosines 0 and 1; 3/5 and -1.
+    np.testing.assert_allclose(
+        part_distances(query, gallery, metric="cosine"), [[0.5, 1.2]], rtol=1e-6
+    )
+
+
+def test_a_part_of_length_zero_has_cosine_zero_with_every_other() -> None:
+    query = np.array([[[0, 0], [1, 0]]], np.float32)
+    gallery = np.array([[[1, 0], [1, 0]], [[0, 0], [1, 0]], [[0, 0], [0, 0]]], np.float32)
+    np.testing.assert_allclose(
+        part_distances(query, gallery, metric="cosine"), [[0.5, 0.5, 1]], rtol=1e-6
+    )
+
+
+@both_metrics
+def test_it_is_symmetric_and_zero_between_equals(metric: Metric) -> None:
     values = embeddings(0, 12) * 50 + 3
-    result = part_distances(values, values)
+    result = part_distances(values, values, metric=metric)
     np.testing.assert_allclose(result, result.T, rtol=1e-5)
     assert (np.diagonal(result) == 0).all()
     assert (result[~np.eye(12, dtype=bool)] > 0).all()
+
+
+def _hard_cases() -> dict[str, np.ndarray]:
+    """What networks do that are untrained, half trained or broken."""
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(40, 4, 64)).astype(np.float32)
+    side = np.sign(values[:, :1, :1])
+    dead, outlier, two_valued = values.copy(), values.copy(), values.copy()
+    dead[:, 1] = 7
+    outlier[0] *= 1e4
+    two_valued[:, 2] = np.where(side[:, 0] > 0, values[0, 2], values[1, 2])
+    return {
+        "a common offset": values * np.float32(1e-3) + 5,
+        "two clusters": (values * np.float32(1e-3) + 3 * side).astype(np.float32),
+        "two clusters within rounding": (values * np.float32(1e-6) + side).astype(np.float32),
+        "a dead part": dead,
+        "a part of two values": two_valued,
+        "an outlier": outlier,
+        "tiny": values * np.float32(1e-12),
+        "large": values * np.float32(1e12),
+    }
+
+
+@both_metrics
+@pytest.mark.parametrize("case", _hard_cases())
+def test_it_is_exact_where_a_matrix_product_loses_its_digits(case: str, metric: Metric) -> None:
+    values = _hard_cases()[case]
+    expected = by_definition(values[:9], values, metric)
+    result = part_distances(values[:9], values, metric=metric)
+    np.testing.assert_allclose(result, expected, rtol=1e-4)
+    assert ((result == 0) == (expected == 0)).all()
+
+
+@both_metrics
+def test_copies_are_equally_far_from_every_query_to_the_last_bit(metric: Metric) -> None:
+    gallery = embeddings(0, 700, d=33)
+    copies = np.random.default_rng(1).permutation(700).reshape(2, 350)
+    gallery[copies[1]] = gallery[copies[0]]
+    # Two zeros are one number.
+    gallery[copies[0][0], 0, 0], gallery[copies[1][0], 0, 0] = 0.0, -0.0
+    result = part_distances(embeddings(2, 100, d=33), gallery, metric=metric)
+    assert (result[:, copies[0]] == result[:, copies[1]]).all()
+    assert len(np.unique(result[0])) == 350
+
+
+@both_metrics
+def test_the_order_of_rows_changes_nothing(metric: Metric) -> None:
+    query, gallery = embeddings(0, 50), embeddings(1, 300)
+    order, other = np.random.default_rng(0).permutation(300), np.arange(50)[::-1]
+    result = part_distances(query[other], gallery[order], metric=metric)
+    np.testing.assert_allclose(
+        result, part_distances(query, gallery, metric=metric)[other][:, order], rtol=2e-6
+    )
 
 
 def test_near_duplicates_far_from_the_origin_keep_their_order() -> None:
@@ -72,13 +155,62 @@ def test_near_duplicates_far_from_the_origin_keep_their_order() -> None:
     assert result[0].argsort().tolist() == [0, 1, 2, 3, 4]
 
 
-def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    query, gallery = embeddings(1, 23), np.concatenate([embeddings(2, 9), embeddings(1, 23)[:5]])
-    whole = part_distances(query, gallery)
-    monkeypatch.setattr(distances, "_MIN_ROWS", 3)
-    monkeypatch.setattr(distances, "_MIN_PAIRS", 30)
-    monkeypatch.setattr(distances, "_NUMBERS_A_REPAIR", 8)
-    np.testing.assert_allclose(part_distances(query, gallery), whole, rtol=1e-5)
+@both_metrics
+def test_blocks_and_tiles_change_nothing(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery = np.concatenate([embeddings(2, 190), embeddings(1, 23)[:5]])
+    query = embeddings(1, 23)
+    whole = part_distances(query, gallery, metric=metric)
+    for name, value in {
+        "_MIN_ROWS": 3,
+        "_MIN_PAIRS": 30,
+        "_PAIRS_A_TILE": 1,
+        "_NUMBERS_A_REPAIR": 8,
+        "_NUMBERS_A_LOOK": 50,
+    }.items():
+        monkeypatch.setattr(distances, name, value)
+    np.testing.assert_allclose(part_distances(query, gallery, metric=metric), whole, rtol=1e-5)
+
+
+def test_never_more_than_a_block_is_held() -> None:
+    query, gallery = embeddings(0, 5000, 1, 2), embeddings(1, 5000, 1, 2)
+    blocks = [(rows, block.shape) for rows, block in distance_blocks(query, gallery)]
+    assert [row for rows, _ in blocks for row in range(5000)[rows]] == list(range(5000))
+    assert max(num_rows for _, (num_rows, _) in blocks) <= 1024
+    most = [len(block) for _, block in distance_blocks(query[:9], gallery, max_rows=2)]
+    assert most == [2, 2, 2, 2, 1]
+
+
+def test_the_caller_may_overwrite_a_block() -> None:
+    query, gallery = embeddings(0, 8), embeddings(1, 5)
+    found = []
+    for _, block in distance_blocks(query, gallery, max_rows=3):
+        found.append(block.numpy().copy())
+        block.fill_(-1)
+    np.testing.assert_allclose(np.concatenate(found), part_distances(query, gallery), rtol=1e-6)
+
+
+def test_products_are_in_full_precision_whatever_the_process_asked_for() -> None:
+    query, gallery = embeddings(0, 64, 2, 128), embeddings(1, 64, 2, 128)
+    expected = part_distances(query, gallery)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        result = part_distances(query, gallery)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
+
+
+@pytest.mark.gpu
+@both_metrics
+def test_a_gpu_finds_the_same(metric: Metric) -> None:
+    query, gallery = embeddings(0, 50), np.concatenate([embeddings(1, 70), embeddings(0, 50)[:9]])
+    np.testing.assert_allclose(
+        part_distances(query, gallery, metric=metric, device="cuda"),
+        part_distances(query, gallery, metric=metric),
+        rtol=1e-5,
+    )
 
 
 def test_inputs_are_left_as_they_were() -> None:
@@ -87,6 +219,24 @@ def test_inputs_are_left_as_they_were() -> None:
     part_distances(query, gallery)
     assert (query == before[0]).all()
     assert (gallery == before[1]).all()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda values: values[::-1],
+        lambda values: np.asfortranarray(values),
+        lambda values: np.frombuffer(values.tobytes(), np.float32).reshape(values.shape),
+    ],
+    ids=["backwards", "columns first", "read-only"],
+)
+def test_any_layout_of_memory_will_do(changed: Callable[[np.ndarray], np.ndarray]) -> None:
+    values, query = embeddings(1, 9), embeddings(2, 4)
+    np.testing.assert_allclose(
+        part_distances(changed(query), changed(values)),
+        part_distances(np.array(changed(query)), np.array(changed(values))),
+        rtol=1e-6,
+    )
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 3), (3, 0), (0, 0)])
@@ -107,3 +257,21 @@ def test_embeddings_that_do_not_fit_are_refused(gallery: np.ndarray) -> None:
 def test_embeddings_without_parts_are_refused() -> None:
     with pytest.raises(ValueError, match="no part"):
         part_distances(embeddings(0, 2, p=0), embeddings(0, 2, p=0))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e17], ids=["NaN", "infinite", "too large"])
+def test_rows_that_have_no_distance_are_counted_and_refused(number: float) -> None:
+    gallery = embeddings(0, 5)
+    gallery[[2, 4], 1, 3] = number
+    with pytest.raises(ValueError, match=r"2 of 5 gallery embeddings hold .* first is row 2"):
+        part_distances(embeddings(0, 2), gallery)
+    with pytest.raises(ValueError, match="2 of 5 query embeddings"):
+        part_distances(gallery, embeddings(0, 2))
+
+
+def test_other_numbers_and_other_metrics_are_refused() -> None:
+    values = embeddings(0, 2)
+    with pytest.raises(ValueError, match="gallery embeddings are float64; expected float32"):
+        part_distances(values, values.astype(np.float64))
+    with pytest.raises(ValueError, match="'euc' is none of euclidean, cosine"):
+        part_distances(values, values, metric="euc")  # type: ignore[arg-type]
