@@ -92,11 +92,11 @@ def rank(
         has_right = num_right > 0
         first_hit[rows] = np.where(has_right, ranks[:, 0], 0)
         if precision:
-            precisions = np.zeros(ranks.shape)
-            precisions[row, column] = (column + 1) / ranks[row, column]
-            found, total = has_right.nonzero()[0], num_right[has_right]
-            average_precision[rows][found] = precisions[found].sum(axis=1) / total
-            inverse_penalty[rows][found] = precisions[found, total - 1]
+            found, last = np.flatnonzero(has_right), num_right[has_right] - 1
+            # Added one after another, so that no padding and no block changes a digit.
+            totals = np.bincount(row, (column + 1) / ranks[row, column], len(distances))
+            average_precision[rows][found] = totals[found] / (last + 1)
+            inverse_penalty[rows][found] = (last + 1) / ranks[found, last]
     return Ranks(first_hit, average_precision, inverse_penalty)
 
 
