@@ -48,7 +48,7 @@ class Options:
     protocol: str = ""
     """Protocol of that data set; the recipe's if left out."""
     list_protocols: bool = False
-    """Only say what protocols there are and what each needs."""
+    """Only say what protocols there are and what each needs; so does --protocol without a name."""
     check_submission: Path | None = None
     """Only check this submission: its form, and with --shards that it is complete."""
     baselines: bool = True
@@ -69,6 +69,8 @@ class Options:
 
 def main() -> int:
     """Parse, then list, check, or evaluate, print and write."""
+    if sys.argv[1:] == ["--protocol"]:
+        sys.argv[1:] = ["--list-protocols"]
     options = tyro.cli(Options, description=__doc__)
     if options.list_protocols:
         print(protocols.describe())

@@ -28,7 +28,7 @@ _UNSHOWN = (
 
 
 class _Table(pydantic.BaseModel, extra="allow"):
-    """What the page needs of a `CrossViewTable.to_dict()`."""
+    """What the page needs of a `ProtocolTable.to_dict()`."""
 
     views: list[str]
     per_view: dict[str, list[float | None]]

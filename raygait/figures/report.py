@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from raygait.datasets.protocols import parts_of, rank_name
 from raygait.figures import curves, ink, matrices, tables
 from raygait.figures.contact_sheets import Row, describe, kind_order, sequence_strip, walk_grid
 from raygait.figures.markup import Html, element, join, picture
@@ -123,13 +124,21 @@ def _facts(report: Report) -> Html:
     if report.evaluation is not None:
         chance = report.evaluation.get("chance", {})
         name, table = next(iter(report.evaluation["rows"].items()))
-        for condition, mean in table["means"].items():
+        means = table["means"]
+        for number in [*report.evaluation.get("headline", []), *means]:
+            mean = means.get(number)
             if mean is None or not math.isfinite(mean):
                 continue
-            scale = f", chance {chance[condition]:.1f} %" if condition in chance else ""
-            facts.append((f"{mean:.1f} %", f"rank-1 {condition}, {name}{scale}"))
+            guess = chance.get(number)
+            scale = "" if guess is None else f", chance {guess:.1f} %"
+            facts.append((f"{mean:.1f} %", f"{_number_words(number)}, {name}{scale}"))
             break
     return fact_list(facts)
+
+
+def _number_words(number: str) -> str:
+    probe_set, metric = parts_of(number)
+    return f"{'rank-1' if metric == rank_name(1) else metric} {probe_set}".strip()
 
 
 def _tracks(report: Report) -> Section | None:
@@ -276,12 +285,15 @@ def _benchmark(report: Report) -> Section | None:
         element("p", ", ".join(said) + "."),
         element(
             "p",
-            "Rank-1: how often the nearest walk of the gallery is the same person's. A number "
-            "means little alone, so there are rows for scale: the same network before training, "
-            "averaged silhouettes (GEI) as nearest neighbours, and a guess.",
+            "Rank-1: how often the nearest walk of the gallery is the same person's; rank-k: one "
+            "of the k nearest. mAP and mINP: how early all of that person's walks come. EER: how "
+            "often two walks are wrongly taken for the same person's, or for two people's, at the "
+            "threshold where both are as frequent. A number means little alone, so there are rows "
+            "for scale: the same network before training, averaged silhouettes (GEI) as nearest "
+            "neighbours, and a guess.",
         ),
     )
-    return Section("benchmark", "Benchmark", join(about, tables.rank1_table(evaluation)))
+    return Section("benchmark", "Benchmark", join(about, tables.benchmark_table(evaluation)))
 
 
 def _distances(report: Report) -> Section | None:
@@ -306,7 +318,7 @@ def _grid(report: Report) -> Section | None:
         return None
     about = element(
         "p",
-        "Each combination trained and scored by the same protocol; mean rank-1 in percent. The "
+        "Each combination trained and scored by the same protocol, in percent. The "
         "star marks the best one.",
     )
     return Section("grid", "Grid", join(about, element("pre", report.grid.strip("\n"))))

@@ -7,78 +7,136 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
+from raygait.datasets.protocols import is_error_rate, number_name, parts_of, rank_name
 from raygait.figures.contact_sheets import Row, WalkGrid, median_score
 from raygait.figures.markup import Html, element, join, picture
 
 _CHANCE = "chance"
 
 
-def rank1_table(evaluation: Mapping[str, Any]) -> Html:
-    """Rank-1 per condition and probe view; a block a condition, a row whatever was scored.
+def benchmark_table(evaluation: Mapping[str, Any]) -> Html:
+    """A benchmark's numbers as its papers print them; a row whatever was scored.
 
-    The row with the highest mean of each block is in bold, whichever it is.
+    With views as columns a block is a number, with numbers as columns a metric. The best of each
+    block, or of each column, is in bold, whichever it is.
 
     Args:
         evaluation: `evaluation.benchmark.Benchmark.to_dict`: of it `rows`, name ->
-            `CrossViewTable.to_dict`, and `chance`, probe condition -> percent.
+            `ProtocolTable.to_dict`, and `chance`, number -> percent.
     """
-    chance: Mapping[str, float] = evaluation.get("chance", {})
+    tables: Mapping[str, Mapping[str, Any]] = evaluation["rows"]
+    first = next(iter(tables.values()))
+    by_view = first.get("layout", "views") == "views"
+    table = _view_table(evaluation) if by_view else _number_table(evaluation)
+    notes = [element("p", f"{note}.", class_="soft") for note in first.get("notes", [])]
+    return join(_scroll(table), *notes)
+
+
+def _view_table(evaluation: Mapping[str, Any]) -> Html:
+    """A block a number: its mean, and each probe view."""
+    chance: Mapping[str, float | None] = evaluation.get("chance", {})
     tables: Mapping[str, Mapping[str, Any]] = evaluation["rows"]
     views = list(dict.fromkeys(view for table in tables.values() for view in table["views"]))
-    conditions = list(
-        dict.fromkeys(name for table in tables.values() for name in table["per_view"])
-    )
+    numbers = list(dict.fromkeys(name for table in tables.values() for name in table["per_view"]))
     head = _head(["", "mean", *views], numbers_from=1)
     blocks = []
-    for condition in conditions:
+    for number in numbers:
         means = {
-            name: table["means"][condition]
+            name: table["means"][number]
             for name, table in tables.items()
-            if condition in table["means"]
+            if number in table["means"]
         }
-        best = max((mean for mean in means.values() if _is_number(mean)), default=math.nan)
+        best = _best(number, means.values())
         lines = [
             element(
                 "tr",
-                element("th", condition, colspan=len(views) + 2, scope="rowgroup"),
+                element("th", number, colspan=len(views) + 2, scope="rowgroup"),
                 class_="group",
             )
         ]
         for name, mean in means.items():
             table = tables[name]
-            by_view = dict(zip(table["views"], table["per_view"][condition], strict=True))
+            of_view = dict(zip(table["views"], table["per_view"][number], strict=True))
             lines.append(
                 element(
                     "tr",
                     element("th", name, scope="row", class_="name"),
                     _percent_bar(mean),
-                    *(_number(by_view.get(view), 1) for view in views),
+                    *(_number(of_view.get(view), 1) for view in views),
                     class_="best" if mean == best else None,
                 )
             )
-        if condition in chance:
+        if number in chance:
             lines.append(
                 element(
                     "tr",
                     element("th", _CHANCE, scope="row", class_="name"),
-                    _percent_bar(chance[condition]),
+                    _percent_bar(chance[number]),
                     element("td", colspan=len(views)),
                     class_="soft",
                 )
             )
         blocks.append(element("tbody", *lines))
-    caption = element("caption", "Rank-1 in percent: the mean over the probe views, and each view")
-    num_empty = max(table.get("num_empty", 0) for table in tables.values())
-    note = (
-        element(
-            "p",
-            f"{num_empty} pairs of views have no probe or no gallery and count in no mean.",
-            class_="soft",
-        )
-        if num_empty
-        else ""
-    )
-    return join(_scroll(element("table", caption, head, *blocks)), note)
+    is_rank1 = all(parts_of(number)[1] == rank_name(1) for number in numbers)
+    what = "Rank-1 in percent" if is_rank1 else "Numbers in percent (a set's own name: its rank-1)"
+    caption = element("caption", f"{what}: the mean over the probe views, and each view")
+    return element("table", caption, head, *blocks)
+
+
+def _number_table(evaluation: Mapping[str, Any]) -> Html:
+    """Columns are the metrics of the single probe set, or the sets with a block a metric."""
+    chance: Mapping[str, float | None] = evaluation.get("chance", {})
+    tables: Mapping[str, Mapping[str, Any]] = evaluation["rows"]
+    names = list(dict.fromkeys(name for table in tables.values() for name in table["means"]))
+    sets = list(dict.fromkeys(parts_of(name)[0] for name in names))
+    metrics = list(dict.fromkeys(parts_of(name)[1] for name in names))
+    blocks_of = {metric: [number_name(each, metric) for each in sets] for metric in metrics}
+    columns = sets
+    if len(sets) == 1:
+        blocks_of, columns = {"": names}, [parts_of(name)[1] for name in names]
+    rows = {name: table["means"] for name, table in tables.items()}
+    blocks = []
+    for metric, numbers in blocks_of.items():
+        best = {n: _best(n, [means.get(n) for means in rows.values()]) for n in numbers}
+        title = element("th", metric, colspan=len(columns) + 1, scope="rowgroup")
+        lines = [element("tr", title, class_="group")] if metric else []
+        lines += [
+            element(
+                "tr",
+                element("th", name, scope="row", class_="name"),
+                *(
+                    element(
+                        "td",
+                        element("b", _written(means.get(n), 1))
+                        if means.get(n) == best[n]
+                        else _written(means.get(n), 1),
+                        class_="number",
+                    )
+                    for n in numbers
+                ),
+            )
+            for name, means in rows.items()
+        ]
+        if chance:
+            lines.append(
+                element(
+                    "tr",
+                    element("th", _CHANCE, scope="row", class_="name"),
+                    *(_number(chance.get(n), 1) for n in numbers),
+                    class_="soft",
+                )
+            )
+        blocks.append(element("tbody", *lines))
+    head = _head(["", *columns], numbers_from=1)
+    return element("table", element("caption", "Numbers in percent"), head, *blocks)
+
+
+def _best(number: str, values: Iterable[float | None]) -> float:
+    """The highest, of an error rate the lowest; NaN, which equals nothing, without any."""
+    known = [value for value in values if _is_number(value)]
+    if not known:
+        return math.nan
+    return min(known) if is_error_rate(number) else max(known)
 
 
 def reject_counts(rejects: Sequence[Mapping[str, Any]]) -> Html:

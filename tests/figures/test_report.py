@@ -160,6 +160,23 @@ def test_the_first_numbers_are_those_of_the_tables(light):
         assert fact in text
 
 
+def test_of_many_numbers_the_one_that_decides_is_shown_first(light):
+    table = {
+        "layout": "numbers",
+        "views": [],
+        "per_view": {},
+        "means": {"Bag": 1.0, "CL/mAP": 7.25},
+    }
+    evaluation = {
+        **light.evaluation,
+        "rows": {"trained": table},
+        "headline": ["CL/mAP"],
+        "chance": {"Bag": None, "CL/mAP": None},
+    }
+    text = "|".join(Page(render(dataclasses.replace(light, evaluation=evaluation))).text)
+    assert "mAP CL, trained|7.2 %|" in text
+
+
 def test_it_says_how_many_tracks_are_shown(light):
     assert "2 of 3 are shown" in " ".join(Page(render(light)).text)
     all_shown = dataclasses.replace(light, all_tracks=[])

@@ -16,7 +16,7 @@ def rows_of(table: str) -> list[list[str]]:
 
 
 def test_the_benchmark_has_a_block_a_condition_and_a_row_for_each_scale(evaluation):
-    assert rows_of(tables.rank1_table(evaluation)) == [
+    assert rows_of(tables.benchmark_table(evaluation)) == [
         ["", "mean", "000", "090"],
         ["NM"],
         ["trained", "91.5", "90.5", "92.5"],
@@ -32,23 +32,59 @@ def test_the_benchmark_has_a_block_a_condition_and_a_row_for_each_scale(evaluati
 
 
 def test_the_best_row_of_each_block_is_in_bold_even_when_it_is_not_ours(evaluation):
-    best = re.findall(r'<tr class="best"><th[^>]*>(\w+)', tables.rank1_table(evaluation))
+    best = re.findall(r'<tr class="best"><th[^>]*>(\w+)', tables.benchmark_table(evaluation))
     assert best == ["trained", "GEI"]
 
 
 def test_a_mean_without_any_number_is_a_dash_and_never_the_best(evaluation):
     evaluation = {**evaluation, "rows": {"only": evaluation["rows"]["GEI"] | {
-        "means": {"NM": None, "BG": 61.0}, "num_empty": 3}}, "chance": {}}  # fmt: skip
-    table = tables.rank1_table(evaluation)
+        "means": {"NM": None, "BG": 61.0}, "notes": ["3 pairs of views have no probe"]}},
+        "chance": {}}  # fmt: skip
+    table = tables.benchmark_table(evaluation)
     assert ["only", "–", "54.0", "56.0"] in rows_of(table)
     assert table.count('class="best"') == 1
-    assert "3 pairs of views have no probe" in table
+    assert "3 pairs of views have no probe." in table
 
 
 def test_the_bar_behind_a_percentage_is_as_long_as_it_says(evaluation):
-    assert '<td class="number share" style="--share: 91.5%">91.5</td>' in tables.rank1_table(
+    assert '<td class="number share" style="--share: 91.5%">91.5</td>' in tables.benchmark_table(
         evaluation
     )
+
+
+def numbers(**means: float | None) -> dict[str, object]:
+    return {"layout": "numbers", "views": [], "per_view": {}, "means": means}
+
+
+def test_without_views_the_metrics_are_columns_and_the_best_of_each_is_in_bold():
+    table = tables.benchmark_table(
+        {
+            "rows": {
+                "trained": numbers(rank1=60.0, mAP=40.5, EER=9.0),
+                "GEI": numbers(rank1=20.0, mAP=41.0, EER=30.0),
+            },
+            "chance": {"rank1": 0.1, "mAP": None, "EER": 50.0},
+        }
+    )
+    assert rows_of(table) == [
+        ["", "rank1", "mAP", "EER"],
+        ["trained", "60.0", "40.5", "9.0"],
+        ["GEI", "20.0", "41.0", "30.0"],
+        ["chance", "0.1", "–", "50.0"],
+    ]
+    assert re.findall("<b>(.*?)</b>", table) == ["60.0", "9.0", "41.0"]
+
+
+def test_several_probe_sets_are_columns_and_each_metric_a_block():
+    means = {"CL": 70.0, "CL/mAP": 40.0, "UP": 80.0, "UP/mAP": None}
+    table = tables.benchmark_table({"rows": {"trained": numbers(**means)}, "chance": {}})
+    assert rows_of(table) == [
+        ["", "CL", "UP"],
+        ["rank1"],
+        ["trained", "70.0", "80.0"],
+        ["mAP"],
+        ["trained", "40.0", "–"],
+    ]
 
 
 REJECTS = [
