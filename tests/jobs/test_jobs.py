@@ -80,6 +80,9 @@ def test_silhouettes_become_a_registered_model_that_compares_walks(
     assert scored.stderr == ""
     written = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     assert written["rows"]["trained"]["means"]["NM"] is not None
+    table = (tmp_path / "evaluation" / "evaluation.txt").read_text()
+    assert table in scored.stdout
+    assert "casiab,GEI,NM,rank1,," in (tmp_path / "evaluation" / "evaluation.csv").read_text()
 
     words = ["--model", "runs/small", "--name", "gait", "--alias", "champion"]
     words += ["--tracking-uri", uri, "--mlflow-run", run_id]
