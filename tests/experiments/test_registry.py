@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from raygait.errors import ModelInputError, RegistryError
 from raygait.experiments import registry, tracking
-from raygait.experiments.resolve import resolve_model
+from raygait.experiments.resolve import pin_version, resolve_model
 from raygait.models import MODELS, Branch, GaitOutput
 from raygait.recipes import named
 from raygait.recipes.options import MODEL_OPTIONS, options_of
@@ -49,6 +49,15 @@ def test_a_version_loaded_by_alias_embeds_any_batch_and_length_as_the_model_did(
     loaded = registry.load("models:/gait@champion", uri)
     frames = _frames(num, length)
     np.testing.assert_array_equal(loaded.embed(frames), model[0].embed(frames))
+
+
+def test_an_alias_is_pinned_to_the_version_that_it_points_to(uri: str, version, tmp_path) -> None:
+    pinned = f"models:/gait/{version.version}"
+    assert pin_version("models:/gait@champion", tracking_uri=uri) == pinned
+    for other in (pinned, str(tmp_path / "a@b")):
+        assert pin_version(other, tracking_uri=uri) == other
+    with pytest.raises(RegistryError, match="cannot find models:/gait@nobody"):
+        pin_version("models:/gait@nobody", tracking_uri=uri)
 
 
 def test_mlflow_alone_loads_and_runs_the_version_and_checks_its_input(
