@@ -149,7 +149,7 @@ class _Side:
 
     def vectors(
         self, rows: slice | Tensor, part: int | slice, *, doubles: bool = False
-    ) -> Float[Tensor, "n d"]:
+    ) -> Float[Tensor, "*n d"]:
         """Vectors of a part of some rows."""
         values = self.values[rows, part]
         if doubles:

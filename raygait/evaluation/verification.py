@@ -99,7 +99,7 @@ class _Counts:
         num_bins = 0 if is_exact else (_bits(np.array([np.inf], np.float32))[0] >> _DROPPED_BITS)
         self._bins = np.zeros((2, num_bins), dtype=np.int64)
 
-    def add(self, genuine: Float32[ndarray, " k"], impostor: Float32[ndarray, " k"]) -> None:
+    def add(self, genuine: Float32[ndarray, " g"], impostor: Float32[ndarray, " i"]) -> None:
         """Count distances; infinite ones are no pair."""
         for which, values in enumerate((genuine, impostor)):
             for start in range(0, len(values), _PAIRS_A_COUNT):

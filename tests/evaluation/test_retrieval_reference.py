@@ -122,7 +122,7 @@ def literal_rates(case: Case) -> Verification:
     impostor = [distance for distance, is_right, _ in compared if not is_right]
     if not genuine or not impostor:
         nan = float("nan")
-        return Verification(nan, nan, dict.fromkeys(FAR, nan), len(genuine), len(impostor), 0)
+        return Verification(nan, nan, dict.fromkeys(FAR, nan), len(genuine), len(impostor), 0.0)
     points = [(-1.0, Fraction(0), Fraction(0))]
     for threshold in sorted({*genuine, *impostor}):
         accepted = sum(distance <= threshold for distance in impostor)
@@ -134,7 +134,7 @@ def literal_rates(case: Case) -> Verification:
             # Where the line from one point to the next crosses f = 1 - t.
             share = (1 - t0 - f0) / ((f1 - f0) + (t1 - t0))
             eer = float(f0 + share * (f1 - f0))
-            return Verification(eer, threshold, tar, len(genuine), len(impostor), 0)
+            return Verification(eer, threshold, tar, len(genuine), len(impostor), 0.0)
     raise AssertionError("the last threshold accepts all")
 
 
