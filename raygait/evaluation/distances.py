@@ -15,6 +15,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -108,14 +109,15 @@ def distance_blocks(
     originals, copies = (torch.from_numpy(rows).to(device) for rows in _copies(gallery))
     product = _Product(left, right, right.middle(), is_cosine=metric == "cosine")
     whole = torch.empty((num_rows, len(gallery)), device=device)
-    for start in range(0, len(query), num_rows):
-        rows = slice(start, min(start + num_rows, len(query)))
-        block = whole[: rows.stop - start]
-        with _full_precision():
-            product.write(block, rows)
-        if len(copies):
-            block[:, copies] = block[:, originals]
-        yield rows, block
+    with _threads() as pool:
+        for start in range(0, len(query), num_rows):
+            rows = slice(start, min(start + num_rows, len(query)))
+            block = whole[: rows.stop - start]
+            with _full_precision():
+                product.write(block, rows, pool)
+            if len(copies):
+                block[:, copies] = block[:, originals]
+            yield rows, block
 
 
 @dataclass(frozen=True)
@@ -178,55 +180,63 @@ class _Product:
     middle: Float64[Tensor, "p d"]
     is_cosine: bool
 
-    def write(self, block: Float32[Tensor, "n m"], rows: slice) -> None:
-        """Write the distances of the queries in these rows."""
+    def write(self, block: Float32[Tensor, "n m"], rows: slice, pool: Executor) -> None:
+        """Write the distances of the queries in these rows, a tile of columns at a time."""
         num_queries, num_gallery = block.shape
         num_parts, num_numbers = self.middle.shape
         tile = num_gallery
         if block.device.type == "cpu":
             # A multiple of the vector units' width.
             tile = min(tile, max(64, _PAIRS_A_TILE // num_queries // 64 * 64))
-        middle = self.middle.float()
-        operands = block.new_ones((num_queries, num_numbers + 2))
-        others = block.new_ones((num_gallery, num_numbers + 2))
-        scratch = block.new_empty(num_queries * tile)
-        query_squares, gallery_squares = operands[:, num_numbers], others[:, num_numbers + 1]
-        sums = block.new_zeros(num_queries), block.new_zeros(num_gallery)
-        columns = [
-            slice(start, min(start + tile, num_gallery)) for start in range(0, num_gallery, tile)
-        ]
-        block.zero_()
+        operands = block.new_ones((num_parts, num_queries, num_numbers + 2))
+
+        def prepare(part: int) -> None:
+            vectors, squares = operands[part, :, :num_numbers], operands[part, :, num_numbers]
+            torch.sub(self.left.vectors(rows, part), self.middle[part].float(), out=vectors)
+            torch.sum(vectors * vectors, dim=1, out=squares)
+            vectors *= -2
+
+        def write_tile(start: int) -> None:
+            columns = slice(start, min(start + tile, num_gallery))
+            self._write_tile(block[:, columns], operands, rows, columns)
+
+        # What goes wrong in a thread comes back with the results.
+        list(pool.map(prepare, range(num_parts)))
+        list(pool.map(write_tile, range(0, num_gallery, tile)))
+
+    def _write_tile(
+        self,
+        distances: Float32[Tensor, "n m"],
+        operands: Float32[Tensor, "p n d2"],
+        rows: slice,
+        columns: slice,
+    ) -> None:
+        num_parts, num_numbers = self.middle.shape
+        others = distances.new_ones((distances.shape[1], num_numbers + 2))
+        vectors, squares = others[:, :num_numbers], others[:, num_numbers + 1]
+        total = torch.zeros_like(distances, memory_format=torch.contiguous_format)
+        products, sums = torch.empty_like(total), torch.zeros_like(squares)
         for part in range(num_parts):
             # |q - g|^2 = (-2 q, |q|^2, 1) . (g, 1, |g|^2): one product instead of three passes.
-            vectors = operands[:, :num_numbers]
-            torch.sub(self.left.vectors(rows, part), middle[part], out=vectors)
-            torch.sum(vectors * vectors, dim=1, out=query_squares)
-            vectors *= -2
-            vectors = others[:, :num_numbers]
-            torch.sub(self.right.vectors(slice(None), part), middle[part], out=vectors)
-            torch.sum(vectors * vectors, dim=1, out=gallery_squares)
+            torch.sub(self.right.vectors(columns, part), self.middle[part].float(), out=vectors)
+            torch.sum(vectors * vectors, dim=1, out=squares)
             if self.is_cosine:
-                block.addmm_(operands, others.T)
-                for total, squares in zip(sums, (query_squares, gallery_squares), strict=True):
-                    total += squares
+                total.addmm_(operands[part], others.T)
+                sums += squares
                 continue
-            for chosen in columns:
-                num = chosen.stop - chosen.start
-                squares = scratch[: num_queries * num].view(num_queries, num)
-                torch.mm(operands, others[chosen].T, out=squares)
-                lengths = query_squares, gallery_squares[chosen]
-                self._repair(squares, lengths, rows, chosen, range(part, part + 1))
-                block[:, chosen] += squares.sqrt_()
+            torch.mm(operands[part], others.T, out=products)
+            lengths = operands[part, :, num_numbers], squares
+            self._repair(products, lengths, rows, columns, range(part, part + 1))
+            total += products.sqrt_()
         if not self.is_cosine:
-            block /= num_parts
+            torch.div(total, num_parts, out=distances)
             return
-        for chosen in columns:
-            lengths = sums[0], sums[1][chosen]
-            self._repair(block[:, chosen], lengths, rows, chosen, range(num_parts))
+        lengths = operands[:, :, num_numbers].sum(0), sums
+        self._repair(total, lengths, rows, columns, range(num_parts))
         # 1 - q.g = |q - g|^2 / 2 for parts of length one; a part of length zero lacks a half.
-        block += self.left.num_zero[rows, None]
-        block += self.right.num_zero
-        block /= 2 * num_parts
+        total += self.left.num_zero[rows, None]
+        total += self.right.num_zero[columns]
+        torch.div(total, 2 * num_parts, out=distances)
 
     def _repair(
         self,
@@ -332,3 +342,21 @@ def _full_precision() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextlib.contextmanager
+def _threads() -> Iterator[Executor]:
+    """As many threads as torch would use, each with torch's operations to itself.
+
+    Torch's own threads wait for each other after every operation and spin meanwhile, which on
+    shared cores costs several times the work.
+    """
+    num_threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(
+            num_threads, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            yield pool
+    finally:
+        # A thread's call also sets what threads that start later get.
+        torch.set_num_threads(num_threads)
