@@ -670,6 +670,15 @@ class TestEveryProtocol:
             assert f"{value:.1f}" in text or abs(value * 10 % 1 - 0.5) < 0.01
 
 
+@pytest.mark.parametrize("name", ["casiab", "casiab-survey", "ccpg", "gait3d"])
+def test_how_many_probes_are_ranked_at_once_changes_nothing(name: str, monkeypatch) -> None:
+    labels, lists = world(name)
+    embeddings = np.random.default_rng(4).normal(size=(len(labels[0]), 2, 3)).astype(np.float32)
+    whole = evaluate(embeddings, *labels, protocol(name), lists=lists)
+    monkeypatch.setattr("raygait.evaluation.protocols._PROBES_AT_ONCE", 3)
+    assert evaluate(embeddings, *labels, protocol(name), lists=lists).to_dict() == whole.to_dict()
+
+
 def test_text_names_the_protocol_and_says_what_is_missing() -> None:
     lines = table_of(GALLERY + PROBES + COAT).to_text().splitlines()
     assert lines == [

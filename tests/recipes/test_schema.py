@@ -3,7 +3,8 @@ import json
 import pytest
 import torch
 
-from raygait.errors import RecipeError
+from raygait.datasets import protocols, splits
+from raygait.errors import DatasetError, RecipeError
 from raygait.recipes import named
 from raygait.recipes.schema import build_model, from_dict, from_json, with_overrides
 
@@ -186,3 +187,19 @@ def test_values_that_no_option_can_have_are_a_recipe_error(overrides: dict) -> N
 def test_a_recipe_nested_without_end_is_refused() -> None:
     with pytest.raises(RecipeError, match="JSON"):
         from_json("[" * 100_000)
+
+
+def test_every_recipe_names_a_split_and_a_protocol_that_exist_or_says_which_file_it_needs() -> None:
+    files = {"gait3d", "sustech1k"}
+    for recipe in named.RECIPES.values():
+        data = recipe.data
+        assert protocols.protocol(data.protocol).numbers, recipe.name
+        for name in {data.split, data.test_split} - {""}:
+            if name in files:
+                with pytest.raises(DatasetError, match=f"give {name}:PATH"):
+                    splits.check_name(name)
+            else:
+                splits.check_name(name)
+        # Who is tested and how they are scored are of one benchmark; `first:N` is anybody's.
+        tested = data.test_split or data.split
+        assert tested.startswith(("first:", data.protocol)), recipe.name

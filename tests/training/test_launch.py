@@ -13,7 +13,7 @@ from raygait.recipes import named
 from raygait.recipes.saved_model import load_model
 from raygait.recipes.schema import Recipe, with_overrides
 from raygait.training.checkpoint import damage_of, list_checkpoints
-from raygait.training.launch import TrainResult, read_history, train
+from raygait.training.launch import TrainResult, read_history, train, with_absolute_paths
 from raygait.training.loop import make_optimiser, make_scheduler
 from raygait.training.record import cut_torn_line, read_lines, take_over
 
@@ -104,6 +104,19 @@ def test_other_data_under_the_same_name_is_refused(
     [
         pytest.param({"data.split": "first:6"}, 1, "leaves 6 to train and 0 to test", id="split"),
         pytest.param({"data.split": "first:1"}, 1, "triplets need two", id="one subject"),
+        pytest.param({"data.split": "gait3d"}, 1, "give gait3d:PATH", id="split without its file"),
+        pytest.param(
+            {"data.test_split": "partition:nowhere.json"},
+            1,
+            "nowhere.json: the partition file cannot be read",
+            id="file that is not there",
+        ),
+        pytest.param(
+            {"data.protocol": "gait3d"},
+            1,
+            "data.protocol is 'gait3d', which needs split gait3d:PATH",
+            id="protocol without probes",
+        ),
         pytest.param({}, 3, "8 clips cannot be split over 3 workers", id="uneven workers"),
         pytest.param({"clip.num_frames": 2}, 1, "the model needs 3 or more", id="clip too short"),
         pytest.param({"model.channels": [4, 8]}, 1, "one entry per stage", id="switches"),
@@ -115,6 +128,17 @@ def test_a_run_that_cannot_start_says_why_and_does_not_claim_its_name(
     with pytest.raises(RaygaitError, match=reason):
         train(_recipe(**changes), walker_shards, tmp_path, name="n", num_workers=num_workers)
     assert not list(tmp_path.iterdir())
+
+
+def test_workers_get_the_partition_file_by_a_path_of_every_folder(monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    named_here = _recipe(**{"data.split": "gait3d:a.json", "data.test_split": "partition:b.json"})
+    data = with_absolute_paths(named_here).data
+    assert (data.split, data.test_split) == (
+        f"gait3d:{tmp_path}/a.json",
+        f"partition:{tmp_path}/b.json",
+    )
+    assert with_absolute_paths(_recipe()) == _recipe()
 
 
 def test_a_torn_last_line_of_the_history_neither_counts_nor_spoils_the_next(tmp_path: Path) -> None:
