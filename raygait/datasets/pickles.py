@@ -14,6 +14,7 @@ lists of arrays and everything else are refused by name.
 from __future__ import annotations
 
 import math
+import os
 import pickletools
 import re
 import warnings
@@ -109,11 +110,13 @@ def read_array(path: Path | str, *, max_bytes: int = MAX_PICKLE_BYTES) -> NDArra
         if not path.is_file():
             raise BadArray(f"{path}: no such file, expected a pickled array")
         with path.open("rb") as file:
-            content = file.read(max_bytes + 1)
+            num_bytes = os.fstat(file.fileno()).st_size
+            # `read` sets aside as much as it is asked for.
+            content = file.read(num_bytes) if num_bytes <= max_bytes else b""
     except OSError as error:
         raise BadArray(f"{path}: cannot be read ({error.strerror})") from error
-    if len(content) > max_bytes:
-        raise BadArray(f"{path}: more than {max_bytes} bytes, the most that is read")
+    if num_bytes > max_bytes:
+        raise BadArray(f"{path}: {num_bytes} bytes, at most {max_bytes} are read")
     return parse_array(content, str(path))
 
 
