@@ -63,7 +63,7 @@ _HEATMAP_WORDS = frozenset(("heatmap", "heatmaps"))
 _POSE_WORDS = frozenset(("pose", "poses", "joints", "keypoints"))
 
 _MASKS: frozenset[_Column] = frozenset(("silhouettes", "silhouettes_128", "rgb_masks"))
-# Kind of dtype and shape of a frame -> what it can be.
+# `u` for uint8 or `f` for floats, and the shape of a frame -> what it can be.
 _BY_SHAPE: dict[tuple[str, tuple[int, ...]], tuple[_Column, ...]] = {
     ("u", (64, 64)): ("silhouettes",),
     ("u", (64, 44)): ("silhouettes",),
@@ -183,7 +183,8 @@ def _is_wanted(columns: tuple[_Column, ...] | None, modalities: Collection[Modal
 def _column(path: Path, array: NDArray[Any], *, has_rgb: bool) -> _Column:
     """What an array is, by name and shape."""
     by_name = _columns_by_name(path) or ()
-    kind = "u" if array.dtype == np.uint8 else array.dtype.kind
+    is_float = np.issubdtype(array.dtype, np.floating)
+    kind = "u" if array.dtype == np.uint8 else "f" if is_float else ""
     frame_shape = array.shape[1:] if array.ndim else (-1,)
     possible = [column for column in _BY_SHAPE.get((kind, frame_shape), ()) if column in by_name]
     if not possible:
