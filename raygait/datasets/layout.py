@@ -141,7 +141,7 @@ class Scan:
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         found.append(name)
-                    elif entry.is_symlink() and entry.is_dir():
+                    elif _leads_to_folder(entry):
                         if self._is_inside(entry.path):
                             found.append(name)
                         else:
@@ -186,7 +186,7 @@ class Scan:
                         endings.add(ending)
                         if ending != ".pkl" and not first_image:
                             first_image = name
-                    elif entry.is_dir():
+                    elif entry.is_dir(follow_symlinks=False) or _leads_to_folder(entry):
                         inside.append(name)
         except OSError as error:
             why = "may not be read" if isinstance(error, PermissionError) else _said(error)
@@ -258,6 +258,14 @@ class Scan:
 def join(parent: str, name: str) -> str:
     """A path below the root, `/` separated."""
     return f"{parent}/{name}" if parent else name
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a link to a folder; a circle of links leads nowhere."""
+    try:
+        return entry.is_symlink() and entry.is_dir()
+    except OSError:
+        return False
 
 
 def _said(error: OSError) -> str:

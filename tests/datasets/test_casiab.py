@@ -75,6 +75,18 @@ def test_links_to_folders_out_of_the_root_are_not_followed(
     }
 
 
+def test_circles_of_links_and_links_to_nothing_are_left_out_and_their_neighbours_stay(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    leaf(tmp_path, "001/nm-01/000")
+    for folder in ("", "001", "001/nm-01", "001/nm-01/000"):
+        (tmp_path / folder / "circle").symlink_to("circle")
+        (tmp_path / folder / "nothing").symlink_to("nowhere")
+    with caplog.at_level(logging.WARNING):
+        assert [s.source for s in casiab.index(tmp_path)] == ["001/nm-01/000"]
+    assert caplog.text.count("circle: a file where a folder was expected") == 3
+
+
 def test_a_sequence_that_may_not_be_read_is_listed_and_a_folder_is_named(
     as_nobody: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
