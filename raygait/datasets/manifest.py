@@ -40,14 +40,23 @@ def _look(scan: Scan) -> None:
             scan.leave_out(where, f"path {path!r}, expected one below the table's folder, left out")
         elif kind and kind not in kinds:
             scan.leave_out(where, f"kind {kind!r}, expected one of {', '.join(kinds)}, left out")
-        elif not (scan.root / source).exists():
-            scan.not_readable(source.as_posix(), f"named in {where} and not there, left out")
+        elif not _is_there(scan.root / source):
+            scan.not_readable(
+                source.as_posix(), f"named in {where} and not there or not to be read, left out"
+            )
         else:
             told: SourceKind | None = kind or _kind(scan, source)  # type: ignore[assignment]
             if told is None:
                 scan.leave_out(source.as_posix(), "neither a clip, a .pkl nor a folder, left out")
             else:
                 scan.add(subject, condition, view, source.as_posix(), told)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _table_in(root: Path) -> Path:
