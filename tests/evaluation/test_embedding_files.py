@@ -65,9 +65,7 @@ def test_rows_change_places_without_a_copy_of_them_all(order: tuple[int, ...]) -
 
 def test_a_file_without_an_embedding_is_a_file(tmp_path: Path) -> None:
     _write(tmp_path, {"embeddings-a": [3, 1]})
-    rejects = [
-        (_row(9), Reject("s/0009", 1, "embed", "too-short", "1 frames, the network needs 3"))
-    ]
+    why = Reject("s/0009", 1, "embed", "too-short", "1 frames, the network needs 3")
     origin = Origin(_MODEL, "b.parquet", "ef" * 32, 3, 4, "cpu")
     write_file(tmp_path, "embeddings-b", origin, [(_row(9), why)], num_rows=5)
     files = {"embeddings-a": "a.parquet", "embeddings-b": "b.parquet"}
