@@ -59,7 +59,7 @@ def main() -> int:
     options = tyro.cli(Options, prog="embed.py", description=__doc__)
     # Imported late: torch and MLflow take seconds that --help need not wait for.
     from raygait.evaluation.embed_shards import MODEL_PREFIX, embed_shards
-    from raygait.evaluation.embedding_files import read_rejects
+    from raygait.evaluation.embedding_files import read_labels, read_rejects
     from raygait.experiments import tracking
     from raygait.experiments.resolve import pin_version, resolve_model
 
@@ -93,6 +93,13 @@ def main() -> int:
             address=options.address,
         )
     print(report.to_text())
+    if subjects is not None and not report.failures:
+        unseen = sorted(set(subjects).difference(read_labels(out)["subject"].to_pylist()))
+        if unseen:
+            print(
+                f"no embedding of {len(unseen)} of {len(set(subjects))} subjects that were asked "
+                f"for, such as {unseen[0]!r}"
+            )
     if report.failures:
         print(
             f"error: {len(report.failures)} of {report.num_shards} shards were not embedded, "

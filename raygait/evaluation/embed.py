@@ -41,9 +41,19 @@ Row = Mapping[str, Any]
 TOO_SHORT = "too-short"
 """Reason of a sequence that has fewer frames than the network needs."""
 
+KEEP_FREED_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_ARENA_MAX": "1",
+}
+"""Environment of workers, which do nothing but embed. glibc gives large blocks back to the system
+at once, and each page of the next layer's is a fault again. The first two keep memory for the next
+layer, and only the one arena of the main thread can hold blocks of any size. A worker stays as
+large as its longest sequence made it."""
+
 _IDENTITY = ("sequence_id", "subject", "condition", "view")
-# Frames of one forward pass, all sequences together; a longer sequence is a pass of its own. More
-# are no faster on a CPU: what a layer leaves behind no longer fits into its cache.
+# Frames of one forward pass, all sequences together; a longer sequence is a pass of its own. A CPU
+# is no faster with more, and needs the memory.
 _FRAMES_A_BATCH = {"cpu": 128, "cuda": 512}
 # Encoded rows that wait to be joined by others of their length: bounds memory whatever a shard
 # holds. Silhouettes of 100 frames are 40 kB, so this is a thousand of them.
@@ -156,6 +166,7 @@ def map_shards(
         batch_format="pyarrow",
         num_cpus=num_threads,
         num_gpus=1 if use_gpu else None,
+        runtime_env={"env_vars": KEEP_FREED_MEMORY},
         # One shard at a time: a second one waiting in one worker could run in an idle one.
         compute=ray.data.ActorPoolStrategy(
             size=min(num_workers, len(items), places), max_tasks_in_flight_per_actor=1
@@ -174,7 +185,8 @@ class SequenceEmbedder:
 
     Args:
         model: Folder of a saved model.
-        num_threads: Threads of torch for this process; `None` leaves them as they are.
+        num_threads: Threads of torch, of a process that does nothing else; `None` for any other,
+            of which nothing is changed.
         use_gpu: Whether the network goes to this process's GPU.
 
     Attributes:
@@ -183,6 +195,7 @@ class SequenceEmbedder:
 
     Raises:
         RegistryError: `model` is not a saved model.
+        ClusterTooSmall: There is no GPU to use.
     """
 
     def __init__(
@@ -192,6 +205,8 @@ class SequenceEmbedder:
             torch.set_num_threads(num_threads)
         self._saved = load_model(model)
         if use_gpu:
+            if not torch.cuda.is_available():
+                raise ClusterTooSmall("an embedding worker was to use a GPU, and sees none")
             # Convolutions would round their inputs to 10 bits, which is not what a CPU computes.
             torch.backends.cudnn.allow_tf32 = False
             self._saved.network.to("cuda")

@@ -39,6 +39,7 @@ from raygait.evaluation.embedding_files import (
     file_name,
     file_names,
     file_path,
+    model_digests,
     read_manifest,
     read_summary,
     remove_file,
@@ -157,12 +158,18 @@ def embed_shards(
 
     Raises:
         EmbeddingsError: The folder is of another model, of other subjects or of other shards;
-            it is a folder of shards; another run is writing it; or workers failed for good.
+            it is a folder of shards; another run is writing it; workers failed for good; or a
+            number is out of range.
         ShardError: `shards` is no folder of shards, or not finished.
         RegistryError: `model` is not a saved model.
         ClusterTooSmall: No node has room for one worker.
     """
     started_s = time.monotonic()
+    if num_workers < 0 or num_threads < 1:
+        raise EmbeddingsError(
+            f"num_workers is {num_workers}, expected 0 or more; num_threads is {num_threads}, "
+            "expected 1 or more"
+        )
     shards, model, root = shards.absolute(), model.absolute(), out.absolute()
     identity = ModelIdentity.of(model, reference, version)
     wanted = None if subjects is None else tuple(sorted(set(subjects)))
@@ -399,6 +406,8 @@ class _FileEmbedder:
         self._subjects = None if subjects is None else frozenset(subjects)
         self._embedder = SequenceEmbedder(Path(model), num_threads=num_threads, use_gpu=use_gpu)
         self._shape = self._embedder.embedding_shape()
+        # After it was read: a run in training, say, may have put another in its place.
+        self._is_other = model_digests(Path(model)) != identity.digests
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Tasks to the shards of them, each with what went wrong (`failure`, empty for most)."""
@@ -424,6 +433,8 @@ class _FileEmbedder:
         return {}
 
     def _embed_shard(self, shard: Path, sha256: str, name: str) -> None:
+        if self._is_other:
+            raise EmbeddingsError(f"the model is no longer {self._identity}: embed again")
         found = _sha256(shard)
         if found != sha256:
             raise CorruptShard(

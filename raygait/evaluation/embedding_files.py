@@ -57,6 +57,7 @@ _LABELS = pa.schema(
         for name in COLUMNS
     ]
 )
+_NUM_FRAMES = pa.field("num_frames", pa.int32(), nullable=False)
 _REJECTS = pa.schema(
     [
         pa.field(name, pa.int32() if name == "track" else pa.string(), nullable=False)
@@ -98,10 +99,8 @@ class ModelIdentity:
             RegistryError: Not a saved model, or damaged.
         """
         saved = load_model(folder)
-        weights, recipe = (_sha256(folder / name) for name in (WEIGHTS, RECIPE))
-        return cls(
-            reference or str(folder), version, saved.recipe.name, saved.step, weights, recipe
-        )
+        name = reference or str(folder)
+        return cls(name, version, saved.recipe.name, saved.step, *model_digests(folder))
 
     @property
     def digests(self) -> tuple[str, str]:
@@ -114,6 +113,11 @@ class ModelIdentity:
             f"{self.reference}{version}, {self.recipe} at step {self.step}, weights "
             f"{self.weights_sha256[:12]}, recipe {self.recipe_sha256[:12]}"
         )
+
+
+def model_digests(folder: Path) -> tuple[str, str]:
+    """SHA-256 of the files of a saved model that decide its embeddings: weights and recipe."""
+    return (_sha256(folder / WEIGHTS), _sha256(folder / RECIPE))
 
 
 @dataclass(frozen=True)
@@ -260,7 +264,7 @@ def write_file(
         **dataclasses.asdict(origin),
     }
     schema = (
-        _LABELS.append(pa.field("num_frames", pa.int32(), nullable=False))
+        _LABELS.append(_NUM_FRAMES)
         .append(pa.field("embedding", pa.list_(pa.float32(), numbers), nullable=False))
         .with_metadata({_ORIGIN: json.dumps(said).encode()})
     )
@@ -399,6 +403,19 @@ def read_embeddings(root: Path) -> Embeddings:
             if reason == TOO_SHORT
         ),
     )
+
+
+def read_labels(root: Path) -> pa.Table:
+    """`COLUMNS` and `num_frames` of all rows, without their embeddings.
+
+    Raises:
+        EmbeddingsError: As `read_embeddings`; that files fit each other is not looked at.
+    """
+    tables = [_LABELS.append(_NUM_FRAMES).empty_table()]
+    for name in sorted(_manifest_of(root).files):
+        with _open(file_path(root, name)) as file:
+            tables.append(file.read(columns=tables[0].column_names).replace_schema_metadata())
+    return pa.concat_tables(tables)
 
 
 def read_rejects(root: Path) -> pa.Table:

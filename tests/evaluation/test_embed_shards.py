@@ -310,6 +310,22 @@ def test_a_sequence_at_which_workers_end_is_left_out_and_tried_again_by_the_next
     assert not list(out.glob("*tmp*"))
 
 
+def test_a_model_that_was_replaced_after_the_run_began_embeds_nothing(
+    model, shards, tmp_path
+) -> None:
+    from raygait.evaluation.embed_shards import _FileEmbedder
+    from raygait.evaluation.embedding_files import ModelIdentity
+
+    _, folder = _model(tmp_path / "model", seed=0)
+    identity = ModelIdentity.of(folder)
+    _model(folder, seed=1)
+    worker = _FileEmbedder(str(tmp_path / "out"), str(folder), identity, None, None, False)
+    shard = reader.list_shards(shards)[0]
+    task = {"shard": str(shard), "name": "embeddings-a", "sha256": ""}
+    assert "no longer" in worker.embed_shard(task)[str(shard)]
+    assert not (tmp_path / "out").exists()
+
+
 def test_only_one_run_writes_a_folder_at_a_time(model, shards, tmp_path) -> None:
     import fcntl
 

@@ -15,6 +15,7 @@ from raygait.evaluation.embedding_files import (
     _reorder,
     file_path,
     read_embeddings,
+    read_labels,
     read_rejects,
     read_summary,
     write_file,
@@ -53,6 +54,8 @@ def test_what_is_written_is_read_in_the_order_of_sequence_ids(tmp_path: Path) ->
     assert found.sequence_ids == [f"s/{number:04d}" for number in range(300)]
     assert found.subjects == [f"{number % 7:03d}" for number in range(300)]
     np.testing.assert_array_equal(found.values, np.stack([_value(n) for n in range(300)]))
+    labels = read_labels(tmp_path).sort_by("sequence_id")
+    assert labels.slice(5, 1).to_pylist() == [_row(5)]
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::5])

@@ -101,11 +101,12 @@ def test_embeddings_of_an_alias_say_which_version_it_was(
     with tracking.closing(run):
         register(model, "gait", run=run, alias="champion")
     words = ["--model", "models:/gait@champion", "--tracking-uri", uri, "--shards", shards]
-    (tmp_path / "subjects.txt").write_text("001\n003\n")
+    (tmp_path / "subjects.txt").write_text("001\n003\n\nnobody\n")
     words += ["--num-workers", "0", "--subjects", "subjects.txt", "--out", "out"]
     done = _run(*words, cwd=tmp_path)
     assert "models:/gait@champion (models:/gait/1)" in done.stdout
     assert "12 embeddings" in done.stdout
+    assert "no embedding of 1 of 3 subjects that were asked for, such as 'nobody'" in done.stdout
     for path in (tmp_path / "out").glob("*.parquet"):
         said = json.loads(pq.read_schema(path).metadata[b"raygait.embeddings"])
         assert said["model"]["version"] == "models:/gait/1"
