@@ -30,8 +30,8 @@ Metric = Literal["euclidean", "cosine"]
 # A block has at least so many query rows, because the gallery is read once a block, and at least so
 # many pairs (16 MB).
 _MIN_ROWS, _MIN_PAIRS = 1024, 4_194_304
-# Pairs of one part in work at a time on a CPU (4 MB), so that they stay in its caches.
-_PAIRS_A_TILE = 1_048_576
+# Pairs that a thread has in work at a time on a CPU (2 MB), so that they stay in its caches.
+_PAIRS_A_TILE = 524_288
 # Where a squared distance is below this share of the squared lengths, the matrix product has
 # cancelled eight or more of float32's 24 bits. Such pairs are subtracted number by number; where
 # they are more than a few of a tile, as of a network that maps all to a few points, the tile is
@@ -107,9 +107,10 @@ def distance_blocks(
     right = _Side.of(gallery, metric, device)
     left = right if query is gallery else _Side.of(query, metric, device)
     originals, copies = (torch.from_numpy(rows).to(device) for rows in _copies(gallery))
-    product = _Product(left, right, right.middle(), is_cosine=metric == "cosine")
     whole = torch.empty((num_rows, len(gallery)), device=device)
     with _threads() as pool:
+        middle = pool.submit(right.middle).result()
+        product = _Product(left, right, middle, is_cosine=metric == "cosine")
         for start in range(0, len(query), num_rows):
             rows = slice(start, min(start + num_rows, len(query)))
             block = whole[: rows.stop - start]
@@ -186,8 +187,9 @@ class _Product:
         num_parts, num_numbers = self.middle.shape
         tile = num_gallery
         if block.device.type == "cpu":
-            # A multiple of the vector units' width.
-            tile = min(tile, max(64, _PAIRS_A_TILE // num_queries // 64 * 64))
+            # A few for each thread, and a multiple of the vector units' width.
+            most = min(_PAIRS_A_TILE // num_queries, max(256, num_gallery // 8))
+            tile = min(tile, max(64, most // 64 * 64))
         operands = block.new_ones((num_parts, num_queries, num_numbers + 2))
 
         def prepare(part: int) -> None:
