@@ -53,8 +53,9 @@ def rank(
 ) -> Ranks:
     """Rank the gallery for each probe, block by block.
 
-    Distances within rounding of each other (about 1e-6 of them) may fall either way; those of equal
-    gallery embeddings are equal.
+    Equal gallery embeddings are equally near to a probe, wherever they stand. Others that are
+    equally near but for rounding (about 1e-6 of the distance) may fall either way, and another way
+    in another order of the rows.
 
     Args:
         probe: One embedding a row, d numbers a part.
@@ -134,12 +135,11 @@ def _num_within(
     distances: Float32[Tensor, "n m"], thresholds: Float32[ndarray, "n k"]
 ) -> Int64[ndarray, "n k"]:
     """How many distances of a row are at most each of its thresholds, which ascend."""
-    num_within = np.zeros(thresholds.shape, dtype=np.int64)
     if distances.device.type != "cpu":
-        for column, limits in enumerate(torch.from_numpy(thresholds.T).to(distances.device)):
-            num_within[:, column] = (distances <= limits[:, None]).sum(dim=1).numpy(force=True)
-        return num_within
+        return _num_within_by_torch(distances, thresholds)
+    num_within = np.zeros(thresholds.shape, dtype=np.int64)
     num_thresholds = np.isfinite(thresholds).sum(axis=1)
+    # Row by row, numpy compares and sorts several times faster than torch does on a CPU.
     for row, (values, num) in enumerate(zip(distances.numpy(), num_thresholds, strict=True)):
         if num > _MAX_COUNTS:
             values.sort()
@@ -148,6 +148,17 @@ def _num_within(
         for column in range(num):
             num_within[row, column] = np.count_nonzero(values <= thresholds[row, column])
     return num_within
+
+
+def _num_within_by_torch(
+    distances: Float32[Tensor, "n m"], thresholds: Float32[ndarray, "n k"]
+) -> Int64[ndarray, "n k"]:
+    limits = torch.from_numpy(thresholds).to(distances.device)
+    if limits.shape[1] > _MAX_COUNTS:
+        ordered = distances.sort(dim=1).values
+        return torch.searchsorted(ordered, limits, right=True).numpy(force=True)
+    counts = [(distances <= limit[:, None]).sum(dim=1) for limit in limits.T]
+    return torch.stack(counts, dim=1).numpy(force=True)
 
 
 def nearest(distances: Float32[ndarray, "n m"], k: int = 1) -> Int64[ndarray, "n k"]:

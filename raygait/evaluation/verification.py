@@ -63,6 +63,10 @@ def verify(
 ) -> Verification:
     """Compare every probe with every gallery sequence, block by block.
 
+    Up to 17 million pairs, from every distance; more are counted in bins, in bounded memory. Equal
+    gallery embeddings are equally far from a probe; otherwise distances of pairs that are equally
+    far but for rounding (about 1e-6 of it) may be accepted one before the other.
+
     Args:
         probe: One embedding a row, d numbers a part.
         gallery: Embeddings of the same parts; may be the same array.

@@ -1,6 +1,7 @@
 """The fast distance against the definition, number by number in float64."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
 import numpy as np
@@ -186,6 +187,21 @@ def test_never_more_than_a_block_is_held() -> None:
     assert max(num_rows for _, (num_rows, _) in blocks) <= 1024
     most = [len(block) for _, block in distance_blocks(query[:9], gallery, max_rows=2)]
     assert most == [2, 2, 2, 2, 1]
+
+
+def test_the_number_of_threads_changes_no_bit_and_is_left_as_it_was() -> None:
+    query, gallery = embeddings(0, 300), embeddings(1, 3000)
+    before, results = torch.get_num_threads(), []
+    try:
+        for num_threads in (1, 3):
+            torch.set_num_threads(num_threads)
+            results.append(part_distances(query, gallery))
+            assert torch.get_num_threads() == num_threads
+            with ThreadPoolExecutor(1) as later:
+                assert later.submit(torch.get_num_threads).result() == num_threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(*results)
 
 
 def test_the_caller_may_overwrite_a_block() -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -160,6 +161,33 @@ def test_many_right_sequences_are_ranked_as_few_are(monkeypatch: pytest.MonkeyPa
     many = rank(probe, gallery, subjects, subjects)
     np.testing.assert_array_equal(few.first_hit, many.first_hit)
     np.testing.assert_array_equal(few.average_precision, many.average_precision)
+
+
+@pytest.mark.parametrize("max_counts", [24, 2], ids=["counted", "sorted"])
+def test_torch_counts_as_numpy_does(max_counts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "_MAX_COUNTS", max_counts)
+    generator = np.random.default_rng(0)
+    distances = torch.from_numpy(generator.integers(0, 9, (20, 30)).astype(np.float32))
+    distances[3, 4] = torch.inf
+    limits = np.sort(generator.integers(0, 9, (20, 5)).astype(np.float32), axis=1)
+    expected = [
+        [(row <= limit).sum() for limit in of]
+        for row, of in zip(distances.numpy(), limits, strict=True)
+    ]
+    assert ranking._num_within_by_torch(distances, limits).tolist() == expected
+    assert ranking._num_within(distances, limits).tolist() == expected
+
+
+@pytest.mark.gpu
+def test_a_gpu_ranks_as_a_cpu_does() -> None:
+    generator = np.random.default_rng(0)
+    probe, gallery = generator.normal(size=(2, 300, 3, 5)).astype(np.float32)
+    for subjects in (generator.integers(0, 3, 300), generator.integers(0, 60, 300)):
+        cpu = rank(probe, gallery, subjects, subjects)
+        gpu = rank(probe, gallery, subjects, subjects, device="cuda")
+        assert (cpu.first_hit == gpu.first_hit).mean() > 0.99
+        np.testing.assert_allclose(cpu.average_precision, gpu.average_precision, rtol=0.01)
+    assert (top_k(probe, gallery, 1) == top_k(probe, gallery, 1, device="cuda")).mean() > 0.99
 
 
 def test_the_nearest_k_come_nearest_first_and_ties_in_gallery_order() -> None:

@@ -203,14 +203,14 @@ def test_the_size_of_blocks_changes_no_score(
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("dropped_bits", [8, 14, 18, 20])
+@pytest.mark.parametrize("dropped_bits", [8, 16, 19, 20, 21])
 def test_counted_in_bins_the_rates_are_off_by_no_more_than_they_say(
     dropped_bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = np.random.default_rng(dropped_bits)
     people = generator.normal(size=(12, 4, 8)).astype(np.float32)
     largest = 0.0
-    for noise in (0.3, 1.0, 2.0):
+    for noise in (0.3, 0.6, 1.0, 1.4, 2.0):
         subjects = np.repeat(np.arange(12), 5)
         probe, gallery = (
             people[subjects] + noise * generator.normal(size=(2, 60, 4, 8)).astype(np.float32)
@@ -220,9 +220,12 @@ def test_counted_in_bins_the_rates_are_off_by_no_more_than_they_say(
             patch.setattr(verification, "_MAX_KEPT", 0)
             patch.setattr(verification, "_DROPPED_BITS", dropped_bits)
             binned = verify(probe, gallery, subjects, subjects, far=FAR)
+            only_eer = verify(probe, gallery, subjects, subjects, far=())
         assert (exact.num_genuine, exact.num_impostor) == (300, 3300)
         assert (binned.num_genuine, binned.num_impostor) == (300, 3300)
-        assert abs(binned.eer - exact.eer) <= binned.max_error + 1e-12
+        assert binned.eer == only_eer.eer
+        assert abs(binned.eer - exact.eer) <= only_eer.max_error + 1e-12
+        assert only_eer.max_error <= binned.max_error
         assert binned.threshold == pytest.approx(exact.threshold, rel=2.0 ** (dropped_bits - 22))
         for rate in FAR:
             assert -1e-12 <= exact.tar[rate] - binned.tar[rate] <= binned.max_error + 1e-12
