@@ -155,12 +155,13 @@ class TestViewPairs:
         assert (rounded[0, 1], rounded[1, 0]) == (66.67, 33.33)
 
     def test_a_share_is_rounded_from_what_it_is_exactly(self) -> None:
-        """7 of 800 are 0.875 %, which as a float times 100 is below and would round to 0.87."""
-        values = np.r_[np.ones(7), np.zeros(793)]
+        """23 of 160 are 14.375 %, which rounds to 14.38; 100 times the float 23/160 is below it."""
         rows = [("a", "g", "000", 0.0), ("b", "g", "000", 10.0)]
-        rows += [("a", "n", "090", 0.0 if hit else 10.0) for hit in values]
-        table = table_of(rows, dataclasses.replace(TINY, rounded=True))
-        assert table.means["NM"] == 0.88
+        rows += [("a", "n", "090", 0.0 if number < 23 else 10.0) for number in range(160)]
+        rules = dataclasses.replace(TINY, rounded=True)
+        assert table_of(rows, rules).means["NM"] == 14.38
+        # The survey's code divides first.
+        assert table_of(rows, dataclasses.replace(rules, per_cent_first=False)).means["NM"] == 14.37
 
 
 # Gallery of view 015 lacks b. Probes of 000 against it: a right, b cannot be. Probes of 015 against
@@ -543,9 +544,9 @@ def test_chance_is_what_guessing_scores() -> None:
         evaluate(
             generator.normal(size=(len(rows), 1, 3)).astype(np.float32), *labels, CASIAB
         ).means["NM"]
-        for _ in range(150)
+        for _ in range(40)
     ]
-    assert np.mean(scores) == pytest.approx(chance(*labels, CASIAB)["NM"], abs=1.5)
+    assert np.mean(scores) == pytest.approx(chance(*labels, CASIAB)["NM"], abs=2.5)
 
 
 class TestChance:

@@ -31,7 +31,7 @@ def write(path: Path, rows: list[tuple[str, str, str, float]]) -> int:
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["in order", "reversed"])
 def test_each_probe_has_a_line_of_the_nearest_subjects_by_number(tmp_path, reverse: bool) -> None:
-    rows = [*GALLERY, *PROBES, ("00003", "03", "labelled", 10.4)]
+    rows = [*GALLERY, *PROBES, ("00003", "03", "labelled", 10.4), ("probe", "01", "x", 10.4)]
     assert write(tmp_path / "s.csv", rows[::-1] if reverse else rows) == 2
     lines = (tmp_path / "s.csv").read_text().splitlines()
     assert lines[0] == "videoId," + ",".join(f"rank{k}" for k in range(1, 21))
