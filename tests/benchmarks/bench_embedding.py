@@ -1,7 +1,7 @@
 """Embedding a folder of shards: `python -m tests.benchmarks embedding`.
 
 Ours is everything from the shard's bytes to the Parquet file of embeddings, as a worker does it,
-and reading the model, which so few sequences do not outweigh: a large folder does better.
+and reading the model twice and one blank pass, which count among so few sequences.
 Theirs is the same network on the same frames, decoded already, one sequence at a time, which is all
 that public code does. One CPU each, in processes of their own. Nearly all of the time is the
 convolutions' either way: what there is to be won on a CPU is memory that is kept from one layer to
