@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal, get_args
 
 import numpy as np
@@ -110,12 +111,12 @@ def distance_blocks(
     whole = torch.empty((num_rows, len(gallery)), device=device)
     with _threads() as pool:
         middle = pool.submit(right.middle).result()
-        product = _Product(left, right, middle, is_cosine=metric == "cosine")
+        products = _Product(left, right, middle, is_cosine=metric == "cosine")
         for start in range(0, len(query), num_rows):
             rows = slice(start, min(start + num_rows, len(query)))
             block = whole[: rows.stop - start]
             with _full_precision():
-                product.write(block, rows, pool)
+                products.write(block, rows, pool)
             if len(copies):
                 block[:, copies] = block[:, originals]
             yield rows, block
@@ -185,11 +186,12 @@ class _Product:
         """Write the distances of the queries in these rows, a tile of columns at a time."""
         num_queries, num_gallery = block.shape
         num_parts, num_numbers = self.middle.shape
-        tile = num_gallery
+        height, width = num_queries, num_gallery
         if block.device.type == "cpu":
             # A few for each thread, and a multiple of the vector units' width.
-            most = min(_PAIRS_A_TILE // num_queries, max(256, num_gallery // 8))
-            tile = min(tile, max(64, most // 64 * 64))
+            height = min(height, _MIN_ROWS)
+            most = min(_PAIRS_A_TILE // height, max(256, num_gallery // 8))
+            width = min(width, max(64, most // 64 * 64))
         operands = block.new_ones((num_parts, num_queries, num_numbers + 2))
 
         def prepare(part: int) -> None:
@@ -198,13 +200,17 @@ class _Product:
             torch.sum(vectors * vectors, dim=1, out=squares)
             vectors *= -2
 
-        def write_tile(start: int) -> None:
-            columns = slice(start, min(start + tile, num_gallery))
-            self._write_tile(block[:, columns], operands, rows, columns)
+        def write_tile(corner: tuple[int, int]) -> None:
+            first, columns = corner[0], slice(corner[1], min(corner[1] + width, num_gallery))
+            last = min(first + height, num_queries)
+            chosen = slice(rows.start + first, rows.start + last)
+            target = block[first:last, columns]
+            self._write_tile(target, operands[:, first:last], chosen, columns)
 
+        corners = product(range(0, num_queries, height), range(0, num_gallery, width))
         # What goes wrong in a thread comes back with the results.
         list(pool.map(prepare, range(num_parts)))
-        list(pool.map(write_tile, range(0, num_gallery, tile)))
+        list(pool.map(write_tile, corners))
 
     def _write_tile(
         self,
