@@ -126,7 +126,8 @@ def top_k(
 
 def _first_k(distances: Float32[Tensor, "n m"], k: int) -> Int64[Tensor, "n k"]:
     # Distances are not negative, so that their bits are in their order; the place breaks ties.
-    keys = distances.view(torch.int32).to(torch.int64) << 32
+    keys = distances.view(torch.int32).to(torch.int64)
+    keys <<= 32
     keys |= torch.arange(distances.shape[1], device=distances.device)
     return keys.topk(k, dim=1, largest=False, sorted=True).values & 0xFFFFFFFF
 

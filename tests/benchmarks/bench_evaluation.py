@@ -34,14 +34,16 @@ def measure() -> list[dict[str, object]]:
         for view in VIEWS
     ]
     subjects, conditions, views = zip(*labels, strict=True)
-    people = generator.normal(size=(50, 64, 128)).astype(np.float32)
-    noise = generator.normal(size=(len(labels), 64, 128)).astype(np.float32)
-    embeddings = people[[int(subject) - 75 for subject in subjects]] + noise
+    people = generator.standard_normal((50, 64, 128), dtype=np.float32)
+    noise = generator.standard_normal((len(labels), 64, 128), dtype=np.float32)
+    embeddings = people[[int(subject) - 75 for subject in subjects]]
+    embeddings += noise
+    del noise
     seconds = _seconds(lambda: evaluate(embeddings, subjects, conditions, views, CASIAB))
     rows = [_row("CASIA-B table, 5500 sequences of 64 parts by 128, s", seconds, 7.1)]
 
-    query = generator.normal(size=(5000, 16, 256)).astype(np.float32)
-    gallery = generator.normal(size=(5000, 16, 256)).astype(np.float32)
+    query = generator.standard_normal((5000, 16, 256), dtype=np.float32)
+    gallery = generator.standard_normal((5000, 16, 256), dtype=np.float32)
     seconds = _seconds(lambda: top_k(query, gallery, 20))
     rows.append(_row("distances and top 20, 5000 x 5000 of 16 parts by 256, s", seconds, 6.6))
     subject = np.arange(5000) // 10
