@@ -5,6 +5,7 @@
     python jobs/evaluate.py --model models:/gait@champion --shards DIR --num-workers 4
     python jobs/evaluate.py --model runs/mine --shards DIR --split gait3d:FILE --protocol gait3d
     python jobs/evaluate.py --model runs/mine --shards DIR --protocol grew-submission
+    python jobs/evaluate.py --embeddings embeddings/ccpg --split ccpg --protocol ccpg
     python jobs/evaluate.py --check-submission submission.csv --shards DIR
 
 Prints the table as the papers lay it out; writes it as OUT/evaluation.json, .csv and .txt, and into
@@ -18,6 +19,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -27,6 +29,10 @@ import jobs.console as console
 from raygait import ray_session
 from raygait.datasets import protocols
 from raygait.errors import RaygaitError
+
+if TYPE_CHECKING:
+    from raygait.evaluation.benchmark import Benchmark
+    from raygait.experiments.tracking import Run
 
 _SUBMISSION = "submission.csv"
 
@@ -40,6 +46,9 @@ class Options:
     models:/NAME@ALIAS."""
     shards: Path | None = None
     """Folder of shards, readable under this path by every node."""
+    embeddings: Path | None = None
+    """Folder that jobs/embed.py wrote, in place of --model and --shards: scored by --split and
+    --protocol; of the rows for scale there is chance alone."""
     out: Path = Path("runs/evaluation")
     """Folder for the results, on storage that all nodes share."""
     split: str = ""
@@ -77,10 +86,17 @@ def main() -> int:
         return 0
     if options.check_submission is not None:
         return _check(options.check_submission, options)
-    if not options.model or options.shards is None:
-        raise RaygaitError("an evaluation needs --model and --shards; see --help")
     if options.protocol:
         protocols.protocol(options.protocol)  # a typo leaves no folder
+    if options.embeddings is not None:
+        if options.model or not (options.split and options.protocol):
+            raise RaygaitError(
+                "--embeddings goes with --split and --protocol, and not with --model: the folder "
+                "says which model it is of"
+            )
+        return _score(options, options.embeddings)
+    if not options.model or options.shards is None:
+        raise RaygaitError("an evaluation needs --model and --shards, or --embeddings; see --help")
     return _evaluate(options, options.shards.absolute())
 
 
@@ -99,19 +115,42 @@ def _check(path: Path, options: Options) -> int:
     return 0
 
 
-def _evaluate(options: Options, shards: Path) -> int:
+def _check_device(device: str) -> None:
     # Imported late: torch and MLflow take seconds that --help need not wait for.
     import torch
 
-    from raygait.evaluation.benchmark import check_submission, run_benchmark
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RaygaitError(f"--device {device} cannot be used: {reason}") from error
+
+
+def _score(options: Options, embeddings: Path) -> int:
+    from raygait.evaluation.benchmark import score_embeddings
+    from raygait.experiments import tracking
+
+    _check_device(options.device)
+    uri = tracking.prepare(options.tracking_uri) if options.mlflow_run else ""
+    run = tracking.find_run(uri, options.mlflow_run) if options.mlflow_run else None
+    out = options.out.absolute()
+    result = score_embeddings(
+        embeddings,
+        split=options.split,
+        protocol=options.protocol,
+        submission_path=out / _SUBMISSION,
+        device=options.device,
+    )
+    shards = None if options.shards is None else options.shards.absolute()
+    return _write(result, out, run, shards)
+
+
+def _evaluate(options: Options, shards: Path) -> int:
+    from raygait.evaluation.benchmark import run_benchmark
     from raygait.experiments import tracking
     from raygait.experiments.resolve import resolve_model
 
-    try:
-        torch.empty(0, device=options.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise RaygaitError(f"--device {options.device} cannot be used: {reason}") from error
+    _check_device(options.device)
     needs_server = options.mlflow_run or options.model.startswith("models:/")
     uri = tracking.prepare(options.tracking_uri) if needs_server else ""
     out = options.out.absolute()
@@ -119,7 +158,6 @@ def _evaluate(options: Options, shards: Path) -> int:
     if not options.model.startswith("models:/"):
         resolve_model(options.model, tracking_uri=uri, scratch=out)  # a typo leaves no folder
     out.mkdir(parents=True, exist_ok=True)
-    submission = out / _SUBMISSION
     # Below the result, because all nodes see that folder.
     with tempfile.TemporaryDirectory(prefix=".models-", dir=out) as folder:
         scratch = Path(folder)
@@ -131,11 +169,18 @@ def _evaluate(options: Options, shards: Path) -> int:
                 scratch=scratch if options.baselines else None,
                 split=options.split,
                 protocol=options.protocol,
-                submission_path=submission,
+                submission_path=out / _SUBMISSION,
                 num_workers=options.num_workers,
                 num_threads=options.num_threads,
                 device=options.device,
             )
+    return _write(result, out, run, shards)
+
+
+def _write(result: Benchmark, out: Path, run: Run | None, shards: Path | None) -> int:
+    from raygait.evaluation.benchmark import check_submission
+
+    out.mkdir(parents=True, exist_ok=True)
     text = result.to_text() + "\n"
     written = {
         "evaluation.json": json.dumps(result.to_dict(), indent=2) + "\n",
@@ -152,6 +197,7 @@ def _evaluate(options: Options, shards: Path) -> int:
         run.log_text(written["evaluation.csv"], "evaluation.csv")
         run.log_text(text, "evaluation.txt")
     if result.num_submitted:
+        submission = out / _SUBMISSION
         if run is not None:
             run.log_text(submission.read_text(), _SUBMISSION)
         print(f"written: {submission}: {result.num_submitted} probes")

@@ -23,6 +23,7 @@ from raygait.datasets.protocols import parts_of
 from raygait.errors import DatasetError
 from raygait.evaluation import submission
 from raygait.evaluation.embed import Embeddings, embed
+from raygait.evaluation.embedding_files import read_embeddings, read_manifest
 from raygait.evaluation.gei import average_silhouettes
 from raygait.evaluation.protocols import chance, evaluate
 from raygait.evaluation.tables import CSV_HEADER, ProtocolTable, plain, shown
@@ -183,16 +184,7 @@ def run_benchmark(
         )
 
     trained = embedded(model)
-    num_submitted = 0
-    if asked.submission and submission_path is not None:
-        num_submitted = submission.write(
-            submission_path,
-            trained.values,
-            *_labels(trained),
-            asked,
-            sides.unlabelled,
-            device=device,
-        )
+    num_submitted = _submit(submission_path, trained, asked, sides, device)
     rows = {TRAINED: table(trained)}
     if scratch is not None:
         untrained = initial_model(saved.recipe, saved.subjects)
@@ -218,6 +210,59 @@ def run_benchmark(
         recipe=saved.recipe.name,
         step=saved.step,
         shards_digest=reader.digest(shards),
+        submission=asked.name if num_submitted else "",
+        num_submitted=num_submitted,
+    )
+
+
+def score_embeddings(
+    folder: Path,
+    *,
+    split: str,
+    protocol: str,
+    submission_path: Path | None = None,
+    device: str = "cpu",
+) -> Benchmark:
+    """Fill a protocol's tables from embeddings that are on disk already.
+
+    Args:
+        folder: Folder of embeddings, as `embed_shards` leaves it.
+        split: Split whose test subjects are scored.
+        protocol: Protocol of that data set, as for `run_benchmark`.
+        submission_path: File for the submission, where the protocol is one.
+        device: Where distances are computed.
+
+    Returns:
+        Tables with the row `trained` alone; sequences that were too short are those of the whole
+        folder.
+
+    Raises:
+        EmbeddingsError: The folder is not one of embeddings, or is not finished.
+        SplitMismatch: It does not hold the subjects of the split.
+        DatasetError: The split or the protocol is unknown, or finds nothing to compare.
+    """
+    asked = protocols.protocol(protocol)
+    rules = protocols.protocol(asked.beside) if asked.submission else asked
+    splits.check_name(split)
+    everything = read_embeddings(folder)
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    sides = splits.split(split, everything.subjects, trains=False)
+    tested = everything.of_subjects(sides.embedded)
+    del everything
+    num_submitted = _submit(submission_path, tested, asked, sides, device)
+    table = evaluate(tested.values, *_labels(tested), rules, lists=sides.lists, device=device)
+    return Benchmark(
+        protocol=rules.name,
+        split=sides.name,
+        num_subjects=len(set(tested.subjects) - set(sides.unlabelled)),
+        num_sequences=len(tested),
+        num_too_short=tested.num_too_short,
+        rows={TRAINED: table},
+        chance=chance(*_labels(tested), rules, lists=sides.lists),
+        recipe=manifest.model.recipe,
+        step=manifest.model.step,
+        shards_digest=manifest.shards_digest,
         submission=asked.name if num_submitted else "",
         num_submitted=num_submitted,
     )
@@ -255,6 +300,21 @@ def check_submission(path: Path, shards: Path | None, *, split: str, protocol: s
     subjects, conditions, views = zip(*rows, strict=True)
     due = submission.expected(subjects, conditions, views, rules, sides.unlabelled)
     return submission.check(path, rules, due)
+
+
+def _submit(
+    path: Path | None,
+    tested: Embeddings,
+    asked: protocols.Protocol,
+    sides: splits.SubjectSplit,
+    device: str,
+) -> int:
+    """Write the submission where one is asked for; the number of probes in it."""
+    if not asked.submission or path is None:
+        return 0
+    return submission.write(
+        path, tested.values, *_labels(tested), asked, sides.unlabelled, device=device
+    )
 
 
 def _labels(embeddings: Embeddings) -> tuple[list[str], list[str], list[str]]:

@@ -84,6 +84,19 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.sequence_ids)
 
+    def of_subjects(self, subjects: Collection[str]) -> Embeddings:
+        """Those of some subjects, in the same order; the number of too short ones is kept."""
+        wanted = set(subjects)
+        chosen = [row for row, subject in enumerate(self.subjects) if subject in wanted]
+        return Embeddings(
+            [self.sequence_ids[row] for row in chosen],
+            [self.subjects[row] for row in chosen],
+            [self.conditions[row] for row in chosen],
+            [self.views[row] for row in chosen],
+            self.values[chosen],
+            self.num_too_short,
+        )
+
 
 def embed(
     shards: Path,

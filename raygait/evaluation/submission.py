@@ -131,6 +131,7 @@ def write(
         [video, *line]
         for video, line in zip(view[probe].tolist(), numbers[found].tolist(), strict=True)
     )
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_text(text.getvalue())
     check(part, protocol, due)

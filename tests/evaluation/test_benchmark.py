@@ -20,7 +20,9 @@ from raygait.evaluation.benchmark import (
     metrics_of,
     metrics_of_file,
     run_benchmark,
+    score_embeddings,
 )
+from raygait.evaluation.embed_shards import embed_shards
 from raygait.evaluation.tables import ProtocolTable
 from raygait.recipes import named
 from raygait.recipes.saved_model import initial_model, save_model
@@ -90,6 +92,15 @@ class TestShards:
         assert 0 < result.chance["rank1"] < 100
         assert "grew-unofficial/rank20" in result.metrics()
         assert check_submission(file, shards, split="grew", protocol="grew-submission") == 16
+
+        embed_shards(shards, model, tmp_path / "embeddings", num_workers=0)
+        other = tmp_path / "from" / "disk.csv"
+        again = score_embeddings(
+            tmp_path / "embeddings", split="grew", protocol="grew-submission", submission_path=other
+        )
+        assert again.to_dict() == result.to_dict()
+        assert other.read_text() == file.read_text()
+
         file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n")
         with pytest.raises(DatasetError, match="1 probes are missing: nm-06090"):
             check_submission(file, shards, split="grew", protocol="grew-submission")

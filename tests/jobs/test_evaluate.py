@@ -45,7 +45,12 @@ def test_a_submission_is_checked_and_the_fault_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "error: an evaluation needs --model and --shards; see --help"),
+        ([], "error: an evaluation needs --model and --shards, or --embeddings; see --help"),
+        (["--embeddings", "x", "--split", "ccpg"], "error: --embeddings goes with --split and"),
+        (
+            ["--embeddings", "x", "--split", "ccpg", "--protocol", "ccpg"],
+            "error: x: no folder of embeddings",
+        ),
         (["--model", "x", "--shards", "y", "--protocol", "z"], "error: no protocol is named 'z'"),
         (["--model", "x", "--shards", "y", "--device", "abacus"], "error: --device abacus cannot"),
     ],
