@@ -309,6 +309,8 @@ def _whole(name: str) -> SubjectSplit:
 def _compare(whole: SubjectSplit, present: list[str]) -> None:
     """Raise for subjects of neither side, and log those that are not there."""
     known = {*whole.train, *whole.test}
+    if not known:
+        raise DatasetError(f"split {whole.name!r} lists no subject, neither to train nor to test")
     strangers = sorted(set(present) - known - set(whole.unlabelled))
     if strangers:
         raise SplitMismatch(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,21 +21,26 @@ import numpy as np
 
 from raygait.datasets import protocols, splits
 from raygait.datasets.protocols import parts_of
-from raygait.errors import DatasetError
+from raygait.errors import DatasetError, SplitMismatch
 from raygait.evaluation import submission
 from raygait.evaluation.embed import Embeddings, embed
-from raygait.evaluation.embedding_files import read_embeddings, read_manifest
+from raygait.evaluation.embedding_files import model_digests, read_embeddings, read_manifest
 from raygait.evaluation.gei import average_silhouettes
 from raygait.evaluation.protocols import chance, evaluate
 from raygait.evaluation.tables import CSV_HEADER, ProtocolTable, plain, shown
-from raygait.recipes.saved_model import initial_model, load_model, save_model
+from raygait.recipes.saved_model import SavedModel, initial_model, load_model, save_model
 from raygait.recipes.schema import DataOptions
 from raygait.shards import reader
+
+logger = logging.getLogger(__name__)
 
 TRAINED, UNTRAINED, AVERAGED = "trained", "untrained", "GEI"
 CHANCE = "chance"
 # Numbers that a line has room for; of more, those that decide are shown.
 _NUMBERS_A_LINE = 9
+# Larger numbers of an embedding have no distance in float32.
+_LARGEST = 1e16
+_ROWS_A_LOOK = 4096
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Benchmark:
         recipe: Name of the model's recipe.
         step: Training steps of the model.
         shards_digest: Digest of the shards.
+        weights_sha256: Of the file of the model's weights.
         submission: Name of the submission that was written beside; empty: none was.
         num_submitted: Probes in it.
     """
@@ -66,6 +73,7 @@ class Benchmark:
     recipe: str
     step: int
     shards_digest: str
+    weights_sha256: str = ""
     submission: str = ""
     num_submitted: int = 0
 
@@ -88,6 +96,7 @@ class Benchmark:
             "recipe": self.recipe,
             "step": self.step,
             "shards_digest": self.shards_digest,
+            "weights_sha256": self.weights_sha256,
         }
 
     def metrics(self) -> dict[str, float]:
@@ -158,25 +167,32 @@ def run_benchmark(
         device: Where distances are computed.
 
     Raises:
-        SplitMismatch: The shards do not hold the subjects of the recipe's split.
-        DatasetError: No test sequence, or the protocol is unknown or finds nothing to compare.
+        SplitMismatch: The shards do not hold the subjects of the recipe's split, or the model was
+            trained on one of those to test.
+        DatasetError: No test sequence, the protocol is unknown or finds nothing to compare, or an
+            embedding is not finite.
         RegistryError: `model` is not a saved model.
     """
     saved = load_model(model)
     data = saved.recipe.data
     asked = protocols.protocol(protocol or data.protocol)
     rules = protocols.protocol(asked.beside) if asked.submission else asked
-    present = reader.read_rows(shards, columns=["subject"])["subject"].to_pylist()
-    sides = splits.split(split or data.test_split or data.split, present, trains=False)
+    rows_there = reader.read_rows(shards, columns=["dataset", "subject", "condition", "view"])
+    present = {name: rows_there[name].to_pylist() for name in rows_there.column_names}
+    sides = splits.split(split or data.test_split or data.split, present["subject"], trains=False)
+    _check_not_trained_on(saved, sides, set(present.pop("dataset")))
+    _check_pairs(present, sides, rules, asked)
 
     def embedded(folder: Path) -> Embeddings:
-        return embed(
+        found = embed(
             shards,
             folder,
             subjects=sides.embedded,
             num_workers=num_workers,
             num_threads=num_threads,
         )
+        _check_finite(found)
+        return found
 
     def table(embeddings: Embeddings) -> ProtocolTable:
         return evaluate(
@@ -210,6 +226,7 @@ def run_benchmark(
         recipe=saved.recipe.name,
         step=saved.step,
         shards_digest=reader.digest(shards),
+        weights_sha256=model_digests(model)[0],
         submission=asked.name if num_submitted else "",
         num_submitted=num_submitted,
     )
@@ -250,6 +267,7 @@ def score_embeddings(
     sides = splits.split(split, everything.subjects, trains=False)
     tested = everything.of_subjects(sides.embedded)
     del everything
+    _check_finite(tested)
     num_submitted = _submit(submission_path, tested, asked, sides, device)
     table = evaluate(tested.values, *_labels(tested), rules, lists=sides.lists, device=device)
     return Benchmark(
@@ -263,6 +281,7 @@ def score_embeddings(
         recipe=manifest.model.recipe,
         step=manifest.model.step,
         shards_digest=manifest.shards_digest,
+        weights_sha256=manifest.model.weights_sha256,
         submission=asked.name if num_submitted else "",
         num_submitted=num_submitted,
     )
@@ -300,6 +319,76 @@ def check_submission(path: Path, shards: Path | None, *, split: str, protocol: s
     subjects, conditions, views = zip(*rows, strict=True)
     due = submission.expected(subjects, conditions, views, rules, sides.unlabelled)
     return submission.check(path, rules, due)
+
+
+def _check_not_trained_on(
+    saved: SavedModel, sides: splits.SubjectSplit, datasets: set[str]
+) -> None:
+    """Refuse to test people that the model was trained on; names mean people in one data set.
+
+    Raises:
+        SplitMismatch: There is such a subject; it is named.
+    """
+    leaked = sorted(set(sides.test).intersection(saved.subjects))
+    if not leaked:
+        return
+    trained_on = saved.origin.get("dataset", "")
+    said = (
+        f"split {sides.name!r} tests {len(leaked)} of the {len(saved.subjects)} subjects that the "
+        f"model was trained on, such as {leaked[0]}"
+    )
+    if trained_on and datasets.isdisjoint(trained_on.split("+")):
+        return
+    if not trained_on:
+        logger.warning("%s, unless it was another data set: the model does not say which", said)
+        return
+    raise SplitMismatch(f"{said}, of {trained_on}: its numbers would say nothing")
+
+
+def _check_pairs(
+    present: Mapping[str, list[str]],
+    sides: splits.SubjectSplit,
+    rules: protocols.Protocol,
+    asked: protocols.Protocol,
+) -> None:
+    """Refuse a protocol that has nothing to compare; hours of embedding need not come first.
+
+    Raises:
+        DatasetError: There is no pair, no probe, or the protocol needs lists.
+    """
+    tested = set(sides.embedded)
+    chosen = [row for row, subject in enumerate(present["subject"]) if subject in tested]
+    subjects, conditions, views = (
+        [present[name][row] for row in chosen] for name in ("subject", "condition", "view")
+    )
+    if asked.submission:
+        submission.expected(subjects, conditions, views, asked, sides.unlabelled)
+    pairs = chance(subjects, conditions, views, rules, lists=sides.lists)
+    if all(math.isnan(value) for value in pairs.values()):
+        raise DatasetError(
+            f"protocol {rules.name!r} finds nothing to compare in {len(chosen)} sequences of the "
+            f"{len(sides.test)} test subjects of split {sides.name!r}; it needs {rules.needs}"
+        )
+
+
+def _check_finite(embeddings: Embeddings) -> None:
+    """Refuse embeddings that have no distance.
+
+    Raises:
+        DatasetError: There are some; one is named.
+    """
+    bad: list[int] = []
+    for start in range(0, len(embeddings), _ROWS_A_LOOK):
+        values = np.abs(embeddings.values[start : start + _ROWS_A_LOOK])
+        # NaN compares as false.
+        found = np.flatnonzero(~(values <= _LARGEST).all(axis=(1, 2)))
+        bad += (start + found).tolist()
+    if bad:
+        raise DatasetError(
+            f"{len(bad)} of {len(embeddings)} embeddings hold NaN, infinity or numbers above "
+            f"{_LARGEST:g}, that of {embeddings.sequence_ids[bad[0]]} first: the network's weights "
+            "are spoilt, or its input is"
+        )
 
 
 def _submit(
@@ -346,12 +435,18 @@ def metrics_of_file(path: Path, model: Path) -> dict[str, float]:
         evaluation = json.loads(path.read_text())
         metrics = metrics_of(evaluation)
         scored = (evaluation["recipe"], evaluation["step"])
+        weights = evaluation.get("weights_sha256", "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path}: not an evaluation: {error!r}") from error
     if scored != (saved.recipe.name, saved.step):
         raise DatasetError(
             f"{path}: scores {scored[0]} at step {scored[1]}, the model is {saved.recipe.name} at "
             f"step {saved.step}; evaluate it first"
+        )
+    if weights and weights != model_digests(model)[0]:
+        raise DatasetError(
+            f"{path}: scores other weights of {scored[0]} at step {scored[1]} than the model's; "
+            "evaluate it first"
         )
     return metrics
 

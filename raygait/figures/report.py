@@ -276,7 +276,7 @@ def _benchmark(report: Report) -> Section | None:
         return None
     said = [f"Protocol {evaluation['protocol']}", f"split {evaluation['split']}"]
     if "num_subjects" in evaluation:
-        said.append(f"{evaluation['num_subjects']} subjects that were not trained on")
+        said.append(f"{evaluation['num_subjects']} test subjects")
     if "num_sequences" in evaluation:
         said.append(f"{evaluation['num_sequences']} sequences")
     if evaluation.get("num_too_short"):

@@ -28,7 +28,7 @@ import torch
 from raygait import ray_session
 from raygait.datasets import protocols, splits
 from raygait.datasets.protocols import is_error_rate, number_name, parts_of
-from raygait.errors import DatasetError, RaygaitError, RecipeError
+from raygait.errors import DatasetError, RaygaitError, RecipeError, SplitMismatch
 from raygait.evaluation.benchmark import score_model
 from raygait.evaluation.protocols import chance
 from raygait.recipes.schema import Recipe
@@ -69,6 +69,15 @@ def check_evaluation(recipe: Recipe, shards: Path) -> None:
     subjects, conditions, views = (rows[name].to_pylist() for name in rows.column_names)
     split = splits.split(data.test_split or data.split, subjects, trains=not data.test_split)
     tested = set(split.test)
+    # While training goes on, the shards that are tested are those that are trained on.
+    if data.test_split:
+        leaked = sorted(tested.intersection(splits.split(data.split, subjects).train))
+        if leaked:
+            raise SplitMismatch(
+                f"data.test_split {data.test_split!r} tests {len(leaked)} subjects of {shards} "
+                f"that data.split {data.split!r} trains on, such as {leaked[0]}; leave "
+                "evaluate_every_steps 0 to test on other shards afterwards"
+            )
     chosen = [number for number, subject in enumerate(subjects) if subject in tested]
     pairs = chance(
         [subjects[number] for number in chosen],

@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,7 @@ class _Log:
     """Logs steps, evaluations and events as they come."""
 
     def __init__(self, folder: Path, num_steps: int) -> None:
+        self._folder = folder
         self._num_steps = num_steps
         # What is there already was said by the command before.
         self._history, self._evaluations, self._events = (
@@ -129,7 +130,18 @@ class _Log:
             logger.info("step %d/%d  %s", last["step"], self._num_steps, shown)
         for line in self._evaluations.read():
             scores = "  ".join(f"{name} {value:.1f}" for name, value in scores_of(line).items())
-            logger.info("step %d: scores of the test subjects (%%)  %s", line["step"], scores)
+            logger.info(
+                "step %d: test subjects by protocol %s (%%)  %s",
+                line["step"],
+                self._protocol(),
+                scores,
+            )
+
+    def _protocol(self) -> str:
+        """The protocol of the run's recipe, by whose rules scores are meant."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return str(json.loads((self._folder / "recipe.json").read_text())["data"]["protocol"])
+        return "?"
 
 
 class _Sender:

@@ -77,10 +77,12 @@ class GridResult:
     Attributes:
         metric: Number that decides; empty: those of each cell's protocol.
         cells: One a point of the grid.
+        protocol: Name of the protocol by whose rules all numbers are meant.
     """
 
     metric: str
     cells: list[Cell] = field(default_factory=list)
+    protocol: str = ""
 
     @property
     def best(self) -> Cell:
@@ -98,7 +100,7 @@ class GridResult:
         return (self.metric,) if self.metric else cell.deciding
 
     def to_text(self) -> str:
-        """A line a cell, the best one marked."""
+        """A line a cell, the best one marked, and by which protocol."""
         best = self.best
         lines = []
         for cell in self.cells:
@@ -107,6 +109,8 @@ class GridResult:
             if cell.printed:
                 got += "   paper: " + "  ".join(f"{n} {v:5.1f}" for n, v in cell.printed.items())
             lines.append(f"{'*' if cell is best else ' '} {what}  ->  {got}")
+        if self.protocol:
+            lines.append(f"(%, by protocol {self.protocol})")
         return "\n".join(lines)
 
 
@@ -247,6 +251,11 @@ def _run_cells(
     recipes = [recipe for _, recipe, _ in planned]
     if len({json.dumps(each.to_dict(), sort_keys=True) for each in recipes}) < len(recipes):
         raise RecipeError("two cells are the same recipe; name each value once")
+    names = sorted({protocols.protocol(recipe.data.protocol).name for recipe in recipes})
+    if len(names) > 1:
+        raise RecipeError(
+            f"cells of protocols {' and '.join(names)} have no numbers to compare: one grid each"
+        )
     for recipe in recipes:
         protocol = protocols.protocol(recipe.data.protocol)
         if not protocol.numbers:
@@ -298,7 +307,7 @@ def _run_cells(
             )
         )
     _settle([folder / _name(overrides) for overrides, _, _ in planned])
-    result = GridResult(metric, cells)
+    result = GridResult(metric, cells, names[0])
     parent.log_metrics(
         {
             f"best_{name}": value

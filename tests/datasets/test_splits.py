@@ -186,6 +186,10 @@ class TestPartitionFiles:
         name = partition(**lists, GALLERY_SET=["2-x-a-b"])
         assert split(name, ["1", "2-x"]).lists.gallery == {"2-x-a-b"}
 
+    def test_one_without_a_subject_is_an_error(self, partition) -> None:
+        with pytest.raises(DatasetError, match="lists no subject"):
+            split(partition(TRAIN_SET=[], TEST_SET=[]), ["001"])
+
     def test_a_leak_is_named(self, partition) -> None:
         name = partition(TRAIN_SET=["0001", "0002"], TEST_SET=["0002", "0003"])
         with pytest.raises(SplitMismatch, match="trains on subjects that it tests: 0002"):

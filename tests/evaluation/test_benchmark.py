@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from raygait.datasets.protocols import protocol
-from raygait.errors import DatasetError
+from raygait.errors import DatasetError, SplitMismatch
 from raygait.evaluation.benchmark import (
     TRAINED,
     Benchmark,
@@ -25,7 +25,7 @@ from raygait.evaluation.benchmark import (
 from raygait.evaluation.embed_shards import embed_shards
 from raygait.evaluation.tables import ProtocolTable
 from raygait.recipes import named
-from raygait.recipes.saved_model import initial_model, save_model
+from raygait.recipes.saved_model import initial_model, load_model, save_model
 from raygait.recipes.schema import with_overrides
 from raygait.shards import reader
 from raygait.shards.writer import PartWriter
@@ -152,6 +152,67 @@ class TestShards:
             assert result.rows[TRAINED].views == ("054", "090")
             assert all(metric.startswith(f"{name}/") for metric in result.metrics())
             assert f"protocol {name}, split oumvlp: 6 subjects" in result.to_text()
+
+
+@pytest.fixture
+def trained_on(model: Path, tmp_path: Path) -> Callable[..., Path]:
+    """The model as if it had been trained on some subjects of a data set."""
+
+    def save(subjects: list[str], origin: dict[str, str], spoil: bool = False) -> Path:
+        saved = load_model(model)
+        if spoil:
+            next(saved.network.parameters()).data.fill_(math.nan)
+        folder = tmp_path / "trained"
+        save_model(folder, saved.network, saved.recipe, subjects, step=0, origin=origin)
+        return folder
+
+    return save
+
+
+@pytest.mark.ray
+class TestWhatIsRefused:
+    def test_people_that_the_model_was_trained_on_are_no_test(
+        self, walker_shards: Path, trained_on
+    ) -> None:
+        folder = trained_on(["003", "004", "005", "006"], {"dataset": "walkers"})
+        with pytest.raises(SplitMismatch, match=r"tests 2 of the 4 .* such as 005, of walkers"):
+            run_benchmark(folder, walker_shards, split="first:4", num_workers=0)
+        # Of another data set the same names are other people.
+        folder = trained_on(["003", "004", "005", "006"], {"dataset": "casiab+ccpg"})
+        assert run_benchmark(folder, walker_shards, split="first:4", num_workers=0).num_subjects
+
+    @pytest.mark.parametrize(
+        ("protocol", "sentence"),
+        [
+            ("ccpg", "'ccpg' finds nothing to compare in 32 sequences of the 2 test subjects"),
+            ("gait3d", "needs the walks that the partition file"),
+            ("grew-submission", "probe"),
+        ],
+    )
+    def test_a_protocol_without_pairs_is_refused_before_anything_is_embedded(
+        self, walker_shards: Path, trained_on, protocol: str, sentence: str
+    ) -> None:
+        # Embedding would end at the network's weights first.
+        folder = trained_on(["1", "2", "3", "4"], {}, spoil=True)
+        with pytest.raises(DatasetError, match=sentence):
+            run_benchmark(folder, walker_shards, split="first:4", protocol=protocol, num_workers=0)
+
+    def test_embeddings_that_are_no_numbers_are_said_with_a_sequence(
+        self, walker_shards: Path, trained_on
+    ) -> None:
+        folder = trained_on(["1", "2", "3", "4"], {}, spoil=True)
+        with pytest.raises(DatasetError, match=r"32 of 32 embeddings hold NaN.* that of walkers/"):
+            run_benchmark(folder, walker_shards, split="first:4", num_workers=0)
+
+    def test_scores_of_other_weights_are_not_this_models(
+        self, walker_shards: Path, model: Path, trained_on, tmp_path: Path
+    ) -> None:
+        result = run_benchmark(model, walker_shards, num_workers=0)
+        file = tmp_path / "evaluation.json"
+        file.write_text(json.dumps(result.to_dict()))
+        assert metrics_of_file(file, model)
+        with pytest.raises(DatasetError, match="scores other weights of gaitgl-demo at step 0"):
+            metrics_of_file(file, trained_on(["1", "2", "3", "4"], {}, spoil=True))
 
 
 def benchmark(name: str, **values: float) -> Benchmark:

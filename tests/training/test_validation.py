@@ -9,7 +9,7 @@ import ray
 import torch
 
 from raygait.datasets.protocols import PROTOCOLS, protocol
-from raygait.errors import DatasetError, RecipeError
+from raygait.errors import DatasetError, RecipeError, SplitMismatch
 from raygait.evaluation.benchmark import score_model
 from raygait.experiments import tracking
 from raygait.recipes import named
@@ -123,6 +123,11 @@ class TestWhatCannotBeEvaluated:
         with pytest.raises(RecipeError, match=r"best_metric is 'XX'.*NM, BG, CL"):
             train(_recipe(best_metric="XX"), walker_shards, tmp_path, name="n")
         assert not list(tmp_path.iterdir())
+
+    def test_subjects_that_train_are_no_test(self, walker_shards: Path) -> None:
+        recipe = _recipe(**{"data.split": "first:5", "data.test_split": "first:2"})
+        with pytest.raises(SplitMismatch, match=r"tests 3 subjects .* such as 003"):
+            check_evaluation(recipe, walker_shards)
 
     def test_a_protocol_without_numbers_cannot_decide(self, walker_shards: Path) -> None:
         with pytest.raises(RecipeError, match=r"writes a file .* needs 'grew-unofficial'"):

@@ -76,6 +76,7 @@ def test_a_table_trains_its_rows_in_order_and_shows_the_papers_numbers(
     ]
     assert all(0 <= cell.scores["NM"] <= 100 for cell in result.cells)
     lines = result.to_text().splitlines()
+    assert lines[-1] == "(%, by protocol casiab)"
     assert "paper: NM  97.8" in lines[0]
     assert "paper" not in lines[1]
     # A row that starts from another recipe has that recipe's input size.
@@ -146,6 +147,11 @@ def test_a_grid_trains_every_cell_under_one_parent_run_and_names_the_best(
         pytest.param({"model.drop": [1]}, "no option 'model.drop'", id="typo"),
         pytest.param({"model.drop_ratio": [0.1, "x"]}, r"model\.drop_ratio", id="bad value"),
         pytest.param({"seed": [1, 1.0]}, "same recipe", id="one cell twice"),
+        pytest.param(
+            {"data.protocol": ["casiab", "open-set:casiab"]},
+            "no numbers to compare",
+            id="protocols",
+        ),
     ],
 )
 def test_a_grid_that_cannot_run_is_refused_before_anything_runs(
