@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from raygait.datasets.layout import Scan
 from raygait.datasets.report import IndexReport, compare
 from raygait.errors import DatasetError
 from raygait.sequences import GaitSequence
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Adapter:
         look: Looks through a root and notes its sequences.
         expected: What the benchmark has; None for what is nobody's benchmark.
         takes_file: Whether the root may be a file, whose folder the sources are below.
+        takes_others: Whether other data is read by the same layout, with subjects of its own.
     """
 
     name: str
@@ -30,6 +34,7 @@ class Adapter:
     look: Callable[[Scan], None]
     expected: Expected | None = None
     takes_file: bool = False
+    takes_others: bool = False
 
     def index(self, root: Path | str, *, dataset: str = "") -> list[GaitSequence]:
         """Every sequence below a root, sorted by its path.
@@ -42,7 +47,8 @@ class Adapter:
             dataset: Name that the sequences get; the adapter's where it is empty.
 
         Raises:
-            DatasetError: The root cannot be read, or nothing in it fits a layout.
+            DatasetError: The root cannot be read, nothing in it fits a layout, or nobody in it is
+                a subject of the benchmark.
         """
         return self.scan(root, dataset=dataset).sequences
 
@@ -67,9 +73,27 @@ class Adapter:
                 f"{root}: no sequence of {self.name} in it; expected {self.layouts}; is this the "
                 "root?"
             )
+        self._check_subjects(scan)
         # By the parts of the path: `001/x` comes before `001-a/x`.
         scan.sequences.sort(key=lambda sequence: sequence.source.split("/"))
         return scan
+
+    def _check_subjects(self, scan: Scan) -> None:
+        """A root one level off fits the layout as well; its folders would become people."""
+        found = {sequence.subject for sequence in scan.sequences}
+        if self.expected is None or found & self.expected.subjects:
+            return
+        known = self.expected.groups[0].subjects
+        problem = (
+            f"not one subject of {self.name} ({known[0]} to {known[-1]}) among the {len(found)} "
+            f"that are there, such as {min(found)}"
+        )
+        if not self.takes_others:
+            raise DatasetError(
+                f"{scan.root}: {problem}; expected {self.layouts}; is this the root? Other data "
+                "is read with --dataset folder"
+            )
+        logger.warning("%s: %s; is this the root?", scan.root, problem)
 
     def report(self, scan: Scan) -> IndexReport:
         """What a pass has found, held against the benchmark."""

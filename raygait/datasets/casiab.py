@@ -42,5 +42,6 @@ ADAPTER = Adapter(
     "SUBJECT/CONDITION/VIEW/*.png or *.pkl, such as 001/nm-01/090, or clips 001-nm-01-090.avi",
     _look,
     expected.CASIAB,
+    takes_others=True,
 )
 index = ADAPTER.index

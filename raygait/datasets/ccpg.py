@@ -23,13 +23,16 @@ _CROPS = "CCPG_D_MASK_FACE_SHOE"
 
 def _look(scan: Scan) -> None:
     subjects: list[str] = []
-    for name in scan.folders(""):
+    names = scan.folders("")
+    for name in names:
         if name == _SILHOUETTES:
             scan.tree(scan.folders(name), masks="cropped", below=name)
         elif name == _CROPS:
             scan.leave_out(name, "crops without a scene, left out")
         else:
             subjects.append(name)
+    if _SILHOUETTES in names:
+        subjects = scan.subjects_of(expected.CCPG, subjects)
     scan.tree(subjects, masks="cropped")
 
 

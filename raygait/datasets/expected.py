@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Expected:
 
     groups: tuple[SubjectGroup, ...]
     source: str
+
+    @cached_property
+    def subjects(self) -> frozenset[str]:
+        """Everybody in it."""
+        return frozenset(subject for group in self.groups for subject in group.subjects)
 
 
 def _is_among(name: str, names: tuple[str, ...] | re.Pattern[str]) -> bool:

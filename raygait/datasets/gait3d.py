@@ -21,13 +21,16 @@ _OTHERS = frozenset(("2D_Parsings", "2D_Poses", "3D_SMPLs", "2D_Keypoints"))
 
 def _look(scan: Scan) -> None:
     subjects: list[str] = []
-    for name in scan.folders(""):
+    names = scan.folders("")
+    for name in names:
         if name == _SILHOUETTES:
             scan.tree(scan.folders(name), masks="cropped", below=name)
         elif name in _OTHERS:
             scan.leave_out(name, "no silhouettes, left out")
         else:
             subjects.append(name)
+    if _SILHOUETTES in names:
+        subjects = scan.subjects_of(expected.GAIT3D, subjects)
     scan.tree(subjects, masks="cropped")
 
 

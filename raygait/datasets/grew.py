@@ -24,7 +24,8 @@ _NOT_USED = "not part of the benchmark's split, left out"
 
 def _look(scan: Scan) -> None:
     subjects: list[str] = []
-    for name in scan.folders(""):
+    names = scan.folders("")
+    for name in names:
         match name:
             case "train":
                 for subject in scan.folders(name):
@@ -37,6 +38,8 @@ def _look(scan: Scan) -> None:
                 scan.leave_out(name, _NOT_USED)
             case _:
                 subjects.append(name)
+    if "train" in names or "test" in names:
+        subjects = scan.subjects_of(expected.GREW, subjects)
     scan.tree(subjects, masks="aligned")
 
 

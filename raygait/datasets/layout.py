@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from raygait.datasets.expected import Expected
 from raygait.errors import DatasetError
 from raygait.sequences import GaitSequence, SourceKind
 
@@ -209,6 +210,20 @@ class Scan:
         if is_pickled and len(leaf.endings) > 1:
             self.leave_out(source, "pictures beside pickles, which are read instead of them")
         self.add(subject, condition, view, source, "pickles" if is_pickled else masks)
+
+    def subjects_of(self, benchmark: Expected, names: Iterable[str]) -> list[str]:
+        """Those names of folders that are subjects of a benchmark; the others are left out.
+
+        For data that lies as its owners distribute it: what else they ship, meshes or poses, lies
+        beside it and nests as people do.
+        """
+        known = []
+        for name in names:
+            if name in benchmark.subjects:
+                known.append(name)
+            else:
+                self.leave_out(name, "no subject of the benchmark, left out")
+        return known
 
     def tree(
         self,

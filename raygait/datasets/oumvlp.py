@@ -22,7 +22,8 @@ _RAW = re.compile(r"Silhouette_(\d{3})-(\d\d)")
 
 def _look(scan: Scan) -> None:
     subjects: list[str] = []
-    for name in scan.folders(""):
+    names = scan.folders("")
+    for name in names:
         raw = _RAW.fullmatch(name)
         if raw is None:
             subjects.append(name)
@@ -30,6 +31,8 @@ def _look(scan: Scan) -> None:
         view, condition = raw.groups()
         for subject in scan.folders(name):
             scan.add_leaf(subject, condition, view, join(name, subject), masks="silhouettes")
+    if len(subjects) < len(names):
+        subjects = scan.subjects_of(expected.OUMVLP, subjects)
     scan.tree(subjects, masks="silhouettes")
 
 
