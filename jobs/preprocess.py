@@ -79,7 +79,7 @@ def main() -> int:
         if options.index_report:
             text = json.dumps(survey.to_dict(), indent=1) + "\n"
             options.index_report.write_text(text, encoding="utf-8")
-        print(survey.to_text().encode(errors="backslashreplace").decode())
+        print(_shown(survey.to_text()))
     if options.out is None or options.index_only:
         return 0
     report = ingest(
@@ -92,6 +92,9 @@ def main() -> int:
         overwrite=options.overwrite,
     )
     print(report.to_text())
+    findings = adapter.report(scan).to_line()
+    if findings:
+        print(f"{_shown(findings)}: --index-only shows them")
     if report.reject_share > options.max_reject_share:
         print(
             f"error: {report.reject_share:.1%} of the sources gave no row, "
@@ -100,6 +103,10 @@ def main() -> int:
         )
         return 1
     return 0
+
+
+def _shown(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 if __name__ == "__main__":

@@ -72,6 +72,17 @@ class IndexReport:
             **{name: [one._asdict() for one in getattr(self, name)] for name in findings},
         }
 
+    def to_line(self) -> str:
+        """How many are missing, extra, duplicated and unreadable; empty where none is."""
+        counts = {
+            "missing": len(self.missing),
+            "extra": len(self.extra),
+            "duplicated": len(self.duplicated),
+            "unreadable": len(self.unreadable),
+        }
+        said = [f"{number} {title}" for title, number in counts.items() if number]
+        return f"index of {self.root}: {', '.join(said)}" if said else ""
+
     def to_text(self) -> str:
         """A page for a person: counts, and the first of each finding."""
         lines = [

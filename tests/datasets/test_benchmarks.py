@@ -182,6 +182,18 @@ def test_a_report_is_plain_json_and_a_page(tmp_path: Path) -> None:
         assert word in text
 
 
+def test_a_line_counts_what_is_wrong_and_is_empty_where_nothing_is(tmp_path: Path) -> None:
+    def change(root: Path) -> None:
+        next((root / "001/nm-01/000").iterdir()).unlink()
+        write_tree(root, "casiab", "opengait", [Walk("125", "nm-01", "000")])
+
+    root = tmp_path / "tree"
+    line = survey(root, "casiab", change).to_line()
+    assert line == f"index of {root}: 121 missing, 1 extra, 1 unreadable"
+    write_tree(tmp_path / "own", "casiab", "opengait", [Walk("a", "b", "c")])
+    assert DATASETS["folder"].survey(tmp_path / "own").to_line() == ""
+
+
 # Nobody's benchmark.
 
 
