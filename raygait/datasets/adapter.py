@@ -68,6 +68,7 @@ class Adapter:
         """
         scan = Scan(Path(root), dataset or self.name, takes_file=self.takes_file)
         self.look(scan)
+        scan.leave_out_linked()
         if not scan.sequences:
             raise DatasetError(
                 f"{root}: no sequence of {self.name} in it; expected {self.layouts}; is this the "

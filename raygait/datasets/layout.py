@@ -77,7 +77,7 @@ class Scan:
         sequences: What was found, in the order of finding; one for each walk.
         left_out: Files and folders that are no sequences.
         unreadable: Folders that may not be or cannot be read, and sequences without a frame.
-        duplicated: Sources of a walk that another source has already.
+        duplicated: Sources of a walk that another source has already, and links to such.
     """
 
     def __init__(self, asked: Path, dataset: str, *, takes_file: bool = False) -> None:
@@ -92,6 +92,7 @@ class Scan:
         self._real_root = os.path.realpath(root)
         self._owners: dict[tuple[str, str, str], str] = {}
         self._sources: set[str] = set()
+        self._links: set[str] = set()
         self._num_logged = 0
 
     def add(
@@ -110,10 +111,37 @@ class Scan:
         self.sequences.append(sequence)
         return sequence
 
-    def leave_out(self, path: str, why: str) -> None:
+    def follow(self, link: str) -> None:
+        """Note that a sequence may lie behind a link."""
+        self._links.add(link)
+
+    def leave_out_linked(self) -> None:
+        """Leave out each labelled sequence whose frames, behind a link, another one has.
+
+        The same frames under two names are one walk of one person. A clip without labels claims
+        nothing; a link may say who is in it.
+        """
+        if not self._links:
+            return
+        labelled = [sequence for sequence in self.sequences if sequence.subject]
+        linked = {s.source for s in labelled if not self._links.isdisjoint(_parents(s.source))}
+        real_root = self._real_root.rstrip("/")
+        owners = {f"{real_root}/{s.source}": s.source for s in labelled if s.source not in linked}
+        again: set[str] = set()
+        for source in sorted(linked):
+            owner = owners.setdefault(os.path.realpath(self._path(source)), source)
+            if owner != source:
+                why = f"a link to the frames of {owner}, under another name: left out"
+                self.duplicated.append(Finding(source, why))
+                self._log(source, why)
+                again.add(source)
+        self.sequences = [s for s in self.sequences if s.source not in again]
+
+    def leave_out(self, path: str, why: str, *, is_logged: bool = True) -> None:
         """Note what is no sequence."""
         self.left_out.append(Finding(path, why))
-        self._log(path, why)
+        if is_logged:
+            self._log(path, why)
 
     def not_readable(self, path: str, why: str) -> None:
         """Note what cannot be read."""
@@ -145,6 +173,7 @@ class Scan:
                     elif _leads_to_folder(entry):
                         if self._is_inside(entry.path):
                             found.append(name)
+                            self.follow(join(parent, name))
                         else:
                             self.leave_out(
                                 join(parent, name),
@@ -152,6 +181,8 @@ class Scan:
                             )
                     else:
                         files.append(name)
+                        if entry.is_symlink():
+                            self.follow(join(parent, name))
         except OSError as error:
             self._cannot_be_read(parent, error)
             return []
@@ -273,6 +304,12 @@ class Scan:
 def join(parent: str, name: str) -> str:
     """A path below the root, `/` separated."""
     return f"{parent}/{name}" if parent else name
+
+
+def _parents(path: str) -> set[str]:
+    """A path below the root and the folders that it is in."""
+    parts = path.split("/")
+    return {"/".join(parts[:end]) for end in range(1, len(parts) + 1)}
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:

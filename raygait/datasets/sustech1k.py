@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from raygait.datasets import expected
 from raygait.datasets.adapter import Adapter
-from raygait.datasets.layout import Scan
+from raygait.datasets.layout import Leaf, Scan
+from raygait.sequences import SourceKind
 
-_ALIGNED, _RAW = "Sils_aligned", "Sils_raw"
+# The better first.
+_FOLDERS: dict[str, SourceKind] = {"Sils_aligned": "aligned", "Sils_raw": "cropped"}
 
 
 def _look(scan: Scan) -> None:
@@ -27,14 +29,19 @@ def _look(scan: Scan) -> None:
                 walk = (subject, condition, view)
                 if ".pkl" in leaf.endings:
                     scan.add(*walk, source, "pickles")
-                elif _ALIGNED in leaf.folders:
-                    scan.add(*walk, f"{source}/{_ALIGNED}", "aligned")
-                elif _RAW in leaf.folders:
-                    scan.add(*walk, f"{source}/{_RAW}", "cropped")
+                elif masks := _masks_in(scan, source, leaf):
+                    scan.add(*walk, *masks)
                 elif ".png" in leaf.endings:
                     scan.add(*walk, source, "aligned")
                 else:
                     scan.leave_out(source, "no silhouettes in it, left out")
+
+
+def _masks_in(scan: Scan, source: str, leaf: Leaf) -> tuple[str, SourceKind] | None:
+    """Folder and kind of the masks of a walk; of folders that hold none, the first."""
+    there = [(f"{source}/{name}", kind) for name, kind in _FOLDERS.items() if name in leaf.folders]
+    with_masks = (one for one in there if ".png" in scan.look_into(one[0]).endings)
+    return next(with_masks, there[0] if there else None)
 
 
 ADAPTER = Adapter(

@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path, PurePosixPath
 
 from raygait.datasets.adapter import Adapter
 from raygait.datasets.layout import CLIP_ENDINGS, Scan
 from raygait.errors import DatasetError
-from raygait.sequences import GaitSequence
-
-logger = logging.getLogger(__name__)
 
 EXTENSIONS = CLIP_ENDINGS
 
 
-def index(root: Path | str, *, dataset: str = "videos") -> list[GaitSequence]:
-    """Every clip below the root, sorted by path.
+def _look(scan: Scan) -> None:
+    """A clip at exactly `SUBJECT/CONDITION/VIEW.ext` carries these labels, any other clip none.
 
-    A clip at exactly `SUBJECT/CONDITION/VIEW.ext` carries these three labels; any other clip
-    carries none. Whether a file is really a video is found out when it is decoded.
-
-    Not looked at: files with other extensions, and names that begin with a dot. Links are followed
-    only to files that lie below the root too; any other link, to a folder or out of the root, is
-    left out and named in the log, and so is a folder that may not be read.
-
-    Args:
-        root: Folder of clips.
-        dataset: Name that the sequences get.
-
-    Raises:
-        DatasetError: The root cannot be read, a folder in it fails to be, or there is no clip.
+    Names that begin with a dot are passed over. Links are followed only to files that lie below
+    the root too. Whether a file is really a video is found out when it is decoded.
     """
-    root = Path(root)
+    root = scan.root
+    real_root = root.resolve()
     sources: list[str] = []
-    num_other = 0
 
     def refuse(error: OSError) -> None:
         if isinstance(error, PermissionError) and Path(error.filename) != root:
-            logger.warning("%s: may not be read, left out", error.filename)
+            scan.not_readable(_below(root, Path(error.filename)), "may not be read, left out")
             return
         raise DatasetError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
@@ -50,32 +35,41 @@ def index(root: Path | str, *, dataset: str = "videos") -> list[GaitSequence]:
                 folders.remove(name)
             elif path.is_symlink():
                 folders.remove(name)
-                logger.warning("%s: a link to a folder is not followed, left out", path)
+                scan.leave_out(_below(root, path), "a link to a folder is not followed, left out")
         for name in files:
             path = Path(folder, name)
-            if name.startswith(".") or path.suffix.lower() not in EXTENSIONS:
-                num_other += 1
+            source = _below(root, path)
+            if name.startswith("."):
+                continue
+            if path.suffix.lower() not in EXTENSIONS:
+                scan.leave_out(source, "no clip by its name, left out", is_logged=False)
             elif not _is_file(path):  # first: a circle of links cannot be resolved
-                logger.warning("%s: neither a file nor a link to one, left out", path)
-            elif path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-                logger.warning("%s: a link out of %s is not followed, left out", path, root)
+                scan.leave_out(source, "neither a file nor a link to one, left out")
+            elif not path.is_symlink():
+                sources.append(source)
+            elif path.resolve().is_relative_to(real_root):
+                scan.follow(source)
+                sources.append(source)
             else:
-                sources.append(path.relative_to(root).as_posix())
-    if num_other:
-        logger.info("%s: %d files are no clips by their names, left out", root, num_other)
+                scan.leave_out(source, f"a link out of {root} is not followed, left out")
     if not sources:
         raise DatasetError(
             f"{root}: no clip in it; expected files ending in {' '.join(sorted(EXTENSIONS))}"
         )
-    return [_sequence(dataset, source) for source in sorted(sources)]
+    for source in sorted(sources):
+        scan.add(*_labels(source), source, "video")
 
 
-def _sequence(dataset: str, source: str) -> GaitSequence:
+def _labels(source: str) -> tuple[str, str, str]:
     path = PurePosixPath(source)
-    if len(path.parts) == 3:
-        subject, condition, _ = path.parts
-        return GaitSequence(dataset, subject, condition, path.stem, source, "video")
-    return GaitSequence(dataset, "", "", "", source, "video")
+    if len(path.parts) != 3:
+        return "", "", ""
+    subject, condition, _ = path.parts
+    return subject, condition, path.stem
+
+
+def _below(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
 
 
 def _is_file(path: Path) -> bool:
@@ -85,10 +79,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _look(scan: Scan) -> None:
-    scan.sequences = index(scan.root, dataset=scan.dataset)
-
-
 ADAPTER = Adapter(
     "videos", "clips, nested as you like; SUBJECT/CONDITION/VIEW.mp4 is labelled", _look
 )
+index = ADAPTER.index

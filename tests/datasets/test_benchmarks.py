@@ -96,8 +96,22 @@ def test_clips_of_casiab_are_found_by_their_names_wherever_they_lie(tmp_path: Pa
 def test_of_sustech1k_aligned_masks_come_before_cut_ones(tmp_path: Path) -> None:
     for folder in ("000/Sils_aligned", "000/Sils_raw", "000/PCDs", "045/Sils_raw", "090/PCDs"):
         (tmp_path / "0000/00-nm" / folder).mkdir(parents=True)
+        (tmp_path / "0000/00-nm" / folder / "1.png").write_bytes(b"")
     found = [(s.view, s.kind) for s in DATASETS["sustech1k"].index(tmp_path)]
     assert found == [("000", "aligned"), ("045", "cropped")]
+
+
+def test_of_sustech1k_a_folder_without_masks_does_not_hide_one_with(tmp_path: Path) -> None:
+    for folder in ("000/Sils_aligned", "000/Sils_raw", "045/Sils_aligned", "045/Sils_raw"):
+        (tmp_path / "0000/00-nm" / folder).mkdir(parents=True)
+    (tmp_path / "0000/00-nm/000/Sils_raw/1.png").write_bytes(b"")
+    scan = DATASETS["sustech1k"].scan(tmp_path)
+    # Without a mask in either, the sequence is listed so that it is rejected by name.
+    assert [(s.view, s.kind) for s in scan.sequences] == [("000", "cropped"), ("045", "aligned")]
+    assert {one.path for one in scan.unreadable} == {
+        f"0000/00-nm/{folder}"
+        for folder in ("000/Sils_aligned", "045/Sils_aligned", "045/Sils_raw")
+    }
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS))

@@ -68,11 +68,45 @@ def test_links_to_folders_out_of_the_root_are_not_followed(
     (root / "001/nm-03").symlink_to("nm-01")
     with caplog.at_level(logging.WARNING):
         found = [s.source for s in casiab.index(root)]
-    assert found == ["001/nm-01/000", "001/nm-03/000"]
+    # And a link to what is there already is no walk of its own.
+    assert found == ["001/nm-01/000"]
     said = [r.getMessage().split(":")[0] for r in caplog.records if "link out of" in r.getMessage()]
     assert {Path(path).relative_to(root).as_posix() for path in said} == {
         *("002", "001/nm-02", "001/nm-01/018", "001/nm-03/018")
     }
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "left_out"),
+    [
+        ("003", "001", "003/nm-01/000"),
+        ("003/nm-01", "../001/nm-01", "003/nm-01/000"),
+        ("000/nm-01/000", "../../001/nm-01/000", "000/nm-01/000"),
+    ],
+)
+def test_a_link_to_a_persons_frames_is_no_second_person(
+    link: str, target: str, left_out: str, tmp_path: Path
+) -> None:
+    leaf(tmp_path, "001/nm-01/000")
+    leaf(tmp_path, "002/nm-01/000")
+    (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / link).symlink_to(target)
+    scan = casiab.ADAPTER.scan(tmp_path)
+    assert [s.source for s in scan.sequences] == ["001/nm-01/000", "002/nm-01/000"]
+    assert scan.duplicated == [
+        (left_out, "a link to the frames of 001/nm-01/000, under another name: left out")
+    ]
+
+
+def test_links_to_frames_that_nobody_else_has_are_people(tmp_path: Path) -> None:
+    leaf(tmp_path, ".store/17")
+    leaf(tmp_path, ".store/18")
+    for link, number in (("001/nm-01/000", 17), ("002/nm-01/000", 18), ("003/nm-01/000", 17)):
+        (tmp_path / link).parent.mkdir(parents=True)
+        (tmp_path / link).symlink_to(tmp_path / f".store/{number}")
+    scan = casiab.ADAPTER.scan(tmp_path)
+    assert [s.source for s in scan.sequences] == ["001/nm-01/000", "002/nm-01/000"]
+    assert [one.path for one in scan.duplicated] == ["003/nm-01/000"]
 
 
 def test_circles_of_links_and_links_to_nothing_are_left_out_and_their_neighbours_stay(

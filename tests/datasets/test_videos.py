@@ -74,6 +74,41 @@ def test_a_root_that_is_itself_a_link_is_followed(tmp_path: Path) -> None:
     assert [s.source for s in videos.index(tmp_path / "link")] == ["a.mp4", "b.mp4"]
 
 
+def test_what_is_left_out_is_in_the_report(tmp_path: Path) -> None:
+    clip(tmp_path, "a/coat/front.mp4")
+    clip(tmp_path, "a/coat/front.avi")
+    clip(tmp_path, "a/coat/notes.txt")
+    clip(tmp_path / "root", "x.mp4")
+    (tmp_path / "a/coat/back.mp4").symlink_to("/dev/null")
+    (tmp_path / "b").symlink_to("a")
+    report = DATASETS["videos"].survey(tmp_path)
+    assert report.num_sequences == 2
+    assert [one.path for one in report.duplicated] == ["a/coat/front.mp4"]
+    assert {one.path for one in report.left_out} == {"a/coat/notes.txt", "a/coat/back.mp4", "b"}
+
+
+def test_a_link_to_a_clip_is_no_second_person_and_may_say_who_is_in_it(tmp_path: Path) -> None:
+    clip(tmp_path, "all/17.mp4")
+    clip(tmp_path, "anna/coat/front.mp4")
+    (tmp_path / "anna/coat/back.mp4").symlink_to("../../all/17.mp4")
+    (tmp_path / "ben/coat").mkdir(parents=True)
+    (tmp_path / "ben/coat/front.mp4").symlink_to("../../anna/coat/front.mp4")
+    scan = videos.ADAPTER.scan(tmp_path)
+    assert [(s.subject, s.source) for s in scan.sequences] == [
+        ("", "all/17.mp4"),
+        ("anna", "anna/coat/back.mp4"),
+        ("anna", "anna/coat/front.mp4"),
+    ]
+    assert [one.path for one in scan.duplicated] == ["ben/coat/front.mp4"]
+
+
+def test_a_folder_that_may_not_be_read_is_in_the_report(as_nobody: Path) -> None:
+    clip(as_nobody, "a.mp4")
+    (as_nobody / "b").mkdir(mode=0o000)
+    report = DATASETS["videos"].survey(as_nobody)
+    assert report.unreadable == (("b", "may not be read, left out"),)
+
+
 @pytest.mark.parametrize("name", ["a.MTS", "a.ts", "a.wmv", "a.dv", "a.mod", "a.vob"])
 def test_what_camcorders_write_is_a_clip(name: str, tmp_path: Path) -> None:
     clip(tmp_path, name)
