@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +34,10 @@ CLIP_ENDINGS = frozenset(
 
 _FRAME_ENDINGS = frozenset((".png", ".pkl", *IMAGE_ENDINGS))
 
+# As `video.pickled` reads names.
+_SILHOUETTES = frozenset(("sil", "sils", "silhouette", "silhouettes", "mask", "masks"))
+_WORD = re.compile(r"[a-z0-9]+")
+
 _MAX_LOGGED = 100
 
 
@@ -54,12 +59,12 @@ class Leaf(NamedTuple):
     Attributes:
         endings: Of its files, lower case; only those of frames.
         folders: Names of folders in it, sorted.
-        first_image: Name of a picture in it, empty without one.
+        frames: Names of its files of frames, in the order that the file system lists them.
     """
 
     endings: frozenset[str]
     folders: tuple[str, ...]
-    first_image: str
+    frames: tuple[str, ...]
 
 
 class Scan:
@@ -205,41 +210,61 @@ class Scan:
         """
         endings: set[str] = set()
         inside: list[str] = []
-        first_image = ""
+        frames: list[str] = []
         try:
             with os.scandir(self._path(source)) as entries:
                 for entry in entries:
                     name = entry.name
                     if name.startswith("."):
                         continue
-                    dot = name.rfind(".")
-                    ending = name[dot:].lower() if dot > 0 else ""
+                    if not entry.is_file(follow_symlinks=False) and _is_folder(entry):
+                        inside.append(name)
+                        continue
+                    ending = _ending(name)
                     if ending in _FRAME_ENDINGS:
                         endings.add(ending)
-                        if ending != ".pkl" and not first_image:
-                            first_image = name
-                    elif entry.is_dir(follow_symlinks=False) or _leads_to_folder(entry):
-                        inside.append(name)
+                        frames.append(name)
         except OSError as error:
             why = "may not be read" if isinstance(error, PermissionError) else _said(error)
             self.not_readable(source, why)
-            return Leaf(frozenset(), (), "")
+            return Leaf(frozenset(), (), ())
         inside.sort()
         if not folders_expected:
             for name in inside:
                 self.leave_out(join(source, name), "a folder inside a sequence, left out")
             if not endings:
                 self.unreadable.append(Finding(source, "no frame in it"))
-        return Leaf(frozenset(endings), tuple(inside), first_image)
+        return Leaf(frozenset(endings), tuple(inside), tuple(frames))
+
+    def reads_pickles(
+        self, source: str, leaf: Leaf, *, pictures: frozenset[str] = frozenset((".png",))
+    ) -> bool:
+        """Whether the pickles of a folder are its walk; notes what lies beside them.
+
+        Beside pictures that could be read, only pickles that are named for silhouettes or as the
+        folder are: anybody may have left another one there.
+
+        Args:
+            source: Path of the folder below the root.
+            leaf: What lies in it.
+            pictures: Endings of pictures that are read where pickles are not.
+        """
+        if ".pkl" not in leaf.endings:
+            return False
+        if not leaf.endings & pictures or holds_silhouettes(source, leaf):
+            if len(leaf.endings) > 1:
+                self.leave_out(source, "pictures beside pickles, which are read instead of them")
+            return True
+        why = "a pickle that is not named for silhouettes beside pictures, which are read"
+        self.leave_out(source, why)
+        return False
 
     def add_leaf(
         self, subject: str, condition: str, view: str, source: str, *, masks: SourceKind
     ) -> None:
         """Note the folder of a sequence; `masks` is its kind where it holds no pickles."""
         leaf = self.look_into(source)
-        is_pickled = ".pkl" in leaf.endings
-        if is_pickled and len(leaf.endings) > 1:
-            self.leave_out(source, "pictures beside pickles, which are read instead of them")
+        is_pickled = self.reads_pickles(source, leaf)
         self.add(subject, condition, view, source, "pickles" if is_pickled else masks)
 
     def subjects_of(self, benchmark: Expected, names: Iterable[str]) -> list[str]:
@@ -306,10 +331,26 @@ def join(parent: str, name: str) -> str:
     return f"{parent}/{name}" if parent else name
 
 
+def holds_silhouettes(source: str, leaf: Leaf) -> bool:
+    """Whether a pickle in a folder is named for silhouettes, or as the folder."""
+    stems = [name[:-4].lower() for name in leaf.frames if _ending(name) == ".pkl"]
+    folder = source.rpartition("/")[2].lower()
+    return any(stem == folder or _SILHOUETTES & set(_WORD.findall(stem)) for stem in stems)
+
+
+def _ending(name: str) -> str:
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > 0 else ""
+
+
 def _parents(path: str) -> set[str]:
     """A path below the root and the folders that it is in."""
     parts = path.split("/")
     return {"/".join(parts[:end]) for end in range(1, len(parts) + 1)}
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False) or _leads_to_folder(entry)
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:

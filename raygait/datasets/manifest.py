@@ -73,7 +73,7 @@ def _table_in(root: Path) -> Path:
 def _kind(scan: Scan, source: PurePosixPath) -> SourceKind | None:
     path = scan.root / source
     if path.is_dir():
-        return folder.kind_of(scan.look_into(source.as_posix()), path)
+        return folder.kind_of(scan, source.as_posix())
     ending = source.suffix.lower()
     if ending in CLIP_ENDINGS:
         return "video"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from raygait.datasets import expected
 from raygait.datasets.adapter import Adapter
-from raygait.datasets.layout import Leaf, Scan
+from raygait.datasets.layout import Leaf, Scan, holds_silhouettes
 from raygait.sequences import SourceKind
 
 # The better first.
@@ -27,10 +27,12 @@ def _look(scan: Scan) -> None:
                 source = f"{subject}/{condition}/{view}"
                 leaf = scan.look_into(source, folders_expected=True)
                 walk = (subject, condition, view)
-                if ".pkl" in leaf.endings:
-                    scan.add(*walk, source, "pickles")
-                elif masks := _masks_in(scan, source, leaf):
+                # Point clouds may be pickled where masks are not.
+                masks = None if holds_silhouettes(source, leaf) else _masks_in(scan, source, leaf)
+                if masks is not None:
                     scan.add(*walk, *masks)
+                elif scan.reads_pickles(source, leaf):
+                    scan.add(*walk, source, "pickles")
                 elif ".png" in leaf.endings:
                     scan.add(*walk, source, "aligned")
                 else:
