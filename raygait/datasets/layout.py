@@ -103,13 +103,15 @@ class Scan:
     def add(
         self, subject: str, condition: str, view: str, source: str, kind: SourceKind
     ) -> GaitSequence | None:
-        """Note a sequence, unless its walk is there already."""
+        """Note a sequence, unless its source or its walk is there already."""
         walk = (subject, condition, view)
+        if source in self._sources:
+            self._once_more(source, f"named once more, as {'/'.join(walk)}: left out")
+            return None
         owner = self._owners.setdefault(walk, source) if subject else source
-        if owner != source or source in self._sources:
+        if owner != source:
             why = f"the walk {'/'.join(walk)} once more, after {owner}: left out"
-            self.duplicated.append(Finding(source, why))
-            self._log(source, why)
+            self._once_more(source, why)
             return None
         self._sources.add(source)
         sequence = GaitSequence(self.dataset, subject, condition, view, source, kind)
@@ -137,8 +139,7 @@ class Scan:
             owner = owners.setdefault(os.path.realpath(self._path(source)), source)
             if owner != source:
                 why = f"a link to the frames of {owner}, under another name: left out"
-                self.duplicated.append(Finding(source, why))
-                self._log(source, why)
+                self._once_more(source, why)
                 again.add(source)
         self.sequences = [s for s in self.sequences if s.source not in again]
 
@@ -303,6 +304,10 @@ class Scan:
                 condition_path = join(subject_path, condition)
                 for view in self.folders(condition_path, on_file=on_file):
                     self.add_leaf(subject, condition, view, join(condition_path, view), masks=masks)
+
+    def _once_more(self, source: str, why: str) -> None:
+        self.duplicated.append(Finding(source, why))
+        self._log(source, why)
 
     def _log(self, path: str, why: str) -> None:
         if self._num_logged < _MAX_LOGGED:

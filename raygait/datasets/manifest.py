@@ -12,6 +12,7 @@ root is the table, or a folder with `manifest.csv` or `manifest.parquet`.
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import get_args
@@ -34,19 +35,29 @@ def _look(scan: Scan) -> None:
     table = scan.asked if scan.asked.is_file() else _table_in(scan.root)
     kinds = get_args(SourceKind)
     for number, (path, subject, condition, view, kind) in enumerate(_rows(table), start=1):
+        # As written first: a name may begin or end with a space.
         source = PurePosixPath(path)
+        if not _is_there(scan.root / source):
+            source = PurePosixPath(path.strip())
         where = f"{table.name} row {number}"
+        with_slash = [label for label in (subject, condition, view) if "/" in label]
         if not source.parts or source.is_absolute() or ".." in source.parts:
             scan.leave_out(where, f"path {path!r}, expected one below the table's folder, left out")
         elif kind and kind not in kinds:
             scan.leave_out(where, f"kind {kind!r}, expected one of {', '.join(kinds)}, left out")
+        elif with_slash:
+            # `a/b` in `c` and `a` in `b/c` would be one walk.
+            scan.leave_out(where, f"the label {with_slash[0]!r} has a '/', left out")
         elif not _is_there(scan.root / source):
             scan.not_readable(
                 source.as_posix(), f"named in {where} and not there or not to be read, left out"
             )
         else:
             told: SourceKind | None = kind or _kind(scan, source)  # type: ignore[assignment]
-            if told is None:
+            misfit = _misfit(scan.root / source, told)
+            if misfit:
+                scan.leave_out(where, f"kind {kind!r} of {misfit}, left out")
+            elif told is None:
                 scan.leave_out(source.as_posix(), "neither a clip, a .pkl nor a folder, left out")
             else:
                 scan.add(subject, condition, view, source.as_posix(), told)
@@ -57,6 +68,15 @@ def _is_there(path: Path) -> bool:
         return path.exists()
     except OSError:
         return False
+
+
+def _misfit(path: Path, kind: SourceKind | None) -> str:
+    """What a source is and should be, where its kind cannot be had of it; else empty."""
+    if kind == "video" and path.is_dir():
+        return "a folder, expected a file"
+    if kind not in (None, "video", "pickles") and not path.is_dir():
+        return "a file, expected a folder"
+    return ""
 
 
 def _table_in(root: Path) -> Path:
@@ -81,7 +101,7 @@ def _kind(scan: Scan, source: PurePosixPath) -> SourceKind | None:
 
 
 def _rows(table: Path) -> Iterator[tuple[str, ...]]:
-    """Path, subject, condition, view and kind of each row, as texts; empty where there is none."""
+    """Path as it is written, subject, condition, view and kind of each row; empty without one."""
     try:
         if table.suffix.lower() == ".parquet":
             columns = pq.ParquetFile(table).read().to_pydict()
@@ -101,8 +121,19 @@ def _rows(table: Path) -> Iterator[tuple[str, ...]]:
         )
     texts = [columns[name] for name in _COLUMNS]
     texts.append(columns.get(_KIND, [""] * len(texts[0])))
-    for row in zip(*texts, strict=True):
-        yield tuple("" if value is None else str(value).strip() for value in row)
+    for path, *labels in zip(*texts, strict=True):
+        yield (_text(path), *(_text(label).strip() for label in labels))
+
+
+def _text(value: object) -> str:
+    """A cell as its owner means it: tables of numbers with a gap are tables of floats."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bytes):
+        return os.fsdecode(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
 
 
 ADAPTER = Adapter(
