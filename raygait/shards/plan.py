@@ -46,8 +46,6 @@ _FEWEST_PARTS: Mapping[SourceKind, int] = {
     "pickles": 8,
 }
 
-_MAY_BE_FILES: frozenset[SourceKind] = frozenset(("video", "pickles"))
-
 
 @dataclass(frozen=True)
 class Source:
@@ -123,10 +121,10 @@ def look_at(sequence: GaitSequence, source_root: Path) -> Source:
     """The state of one sequence's file or folder now; never an error."""
     path = source_root / sequence.source
     try:
-        if sequence.kind in _MAY_BE_FILES:
-            status = path.stat()
-            if sequence.kind == "video" or not stat.S_ISDIR(status.st_mode):
-                return Source(sequence, status.st_size, status.st_mtime_ns)
+        # By what is there, whatever its kind: a change must show also where the kind is wrong.
+        status = path.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            return Source(sequence, status.st_size, status.st_mtime_ns)
         with os.scandir(path) as entries:
             states = sorted(
                 (os.fsencode(entry.name), entry.stat()) for entry in entries if entry.is_file()

@@ -14,6 +14,7 @@ from raygait.shards.plan import (
     Part,
     Source,
     choose_num_parts,
+    look_at,
     look_up,
     plan,
 )
@@ -67,6 +68,28 @@ def test_a_source_that_changed_renames_its_part_alone(change: dict[str, int | st
     after = _by_source(plan(sources, {"silhouettes": 8}, _SETTINGS, _ASSETS))
     mine = before[sources[7].sequence.source]
     assert {before[source] for source in before if before[source] != after[source]} == {mine}
+
+
+@pytest.mark.parametrize("kind", ["images", "aligned"])
+def test_a_file_that_changes_is_another_state_whatever_its_kind(kind: str, tmp_path: Path) -> None:
+    sequence = GaitSequence("d", "1", "", "", "a.mp4", kind)
+    (tmp_path / "a.mp4").write_bytes(b"one")
+    before = look_at(sequence, tmp_path)
+    (tmp_path / "a.mp4").write_bytes(b"other")
+    assert (before.size_bytes, look_at(sequence, tmp_path).size_bytes) == (3, 5)
+
+
+def test_a_folder_that_is_named_as_a_clip_is_another_state_when_a_file_in_it_changes(
+    tmp_path: Path,
+) -> None:
+    sequence = GaitSequence("d", "1", "", "", "frames", "video")
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames/1.png").write_bytes(b"one")
+    before = look_at(sequence, tmp_path)
+    (tmp_path / "frames/1.png").write_bytes(b"other")
+    after = look_at(sequence, tmp_path)
+    assert (before.size_bytes, after.size_bytes) == (3, 5)
+    assert before.listing_sha256 != after.listing_sha256
 
 
 def test_other_settings_rename_the_parts_of_their_kind_alone() -> None:
