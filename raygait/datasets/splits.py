@@ -344,12 +344,14 @@ def _read(name: str) -> SubjectSplit:
     train, test = (lists[key] for key in _SUBJECT_LISTS)
     probe, gallery = (frozenset(lists.get(key, ())) for key in _SEQUENCE_LISTS)
     source = f"partition file {path.name}"
+    unlabelled = _unlabelled(train, test)
     result = SubjectSplit(
         name,
         tuple(sorted(train)),
-        tuple(sorted(test)),
+        tuple(sorted(set(test) - set(unlabelled))),
         source,
-        lists=SequenceLists(probe, gallery),
+        unlabelled,
+        SequenceLists(probe, gallery),
     )
     both = sorted(probe & gallery)
     if both:
@@ -374,6 +376,17 @@ def _read(name: str) -> SubjectSplit:
     return SubjectSplit(
         name, result.train, result.test, f"{listed.source}; {source}", lists=result.lists
     )
+
+
+def _unlabelled(train: list[str], test: list[str]) -> tuple[str, ...]:
+    """Names in a test list that are no subjects: GREW's, told by who is beside them."""
+    grew = _BENCHMARKS["grew"]
+    unknown = tuple(name for name in grew.unlabelled if name in test)
+    if not unknown:
+        return ()
+    known_train, known_test = map(set, grew.subjects())
+    is_grew = known_train.issuperset(train) and known_test.issuperset({*test} - {*unknown})
+    return unknown if is_grew else ()
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -259,3 +259,17 @@ class TestPartitionFiles:
         result = split(name, everyone)
         assert (len(result.train), len(result.test)) == sizes
         assert not caplog.records
+
+
+def test_the_unknown_people_of_grew_are_no_subject_of_its_partition_file_either(partition) -> None:
+    name = partition(TRAIN_SET=GREW[:20_000], TEST_SET=GREW[20_000:])
+    by_file, by_rule = split(name, GREW), split("grew", GREW)
+    assert (by_file.train, by_file.test) == (by_rule.train, by_rule.test)
+    assert by_file.unlabelled == ("probe",)
+    assert by_file.embedded == by_rule.embedded
+
+
+def test_somebody_who_is_called_probe_in_other_data_is_tested(partition) -> None:
+    for train, test in ((["001"], ["00002", "probe"]), (["00001train"], ["002", "probe"])):
+        found = split(partition(TRAIN_SET=train, TEST_SET=test), [*train, *test])
+        assert (found.test, found.unlabelled) == (tuple(test), ())
