@@ -1,7 +1,9 @@
 """The benchmarks' layouts: both of each are read alike, and a survey tells what is wrong."""
 
+import dataclasses
 import logging
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,9 @@ import numpy as np
 import pytest
 
 from raygait.datasets import DATASETS
-from raygait.datasets.report import IndexReport
+from raygait.datasets.expected import Expected, SubjectGroup
+from raygait.datasets.layout import Finding, Scan
+from raygait.datasets.report import IndexReport, compare
 from raygait.errors import DatasetError
 from raygait.sequences import GaitSequence
 from raygait.synthetic.benchmark_trees import (
@@ -154,7 +158,11 @@ def test_missing_walks_are_named_by_their_cell(tmp_path: Path) -> None:
         ("grew", Walk("00001", "01", "once-more"), "3 sequences, expected 2"),
         ("grew", Walk("06001", "01", "x"), "a subject it has not"),
         ("gait3d", Walk("0001", "camera1", "seq0"), "condition 'camera1'"),
+        ("gait3d", Walk("0001", "camid0_videoid9", "walk"), "view 'walk'"),
         ("ccpg", Walk("000", "U9_D9", "01_0"), "condition 'U9_D9'"),
+        ("ccpg", Walk("000", "U0_D0", "camera_0"), "view 'camera_0'"),
+        ("sustech1k", Walk("0000", "walk", "000"), "condition 'walk'"),
+        ("sustech1k", Walk("0000", "00-nm", "000-side"), "view '000-side'"),
         ("sustech1k", Walk("0352", "00-nm", "000"), "a subject it has not"),
     ],
 )
@@ -166,6 +174,50 @@ def test_what_the_benchmark_has_not_is_extra(
     )
     assert len(report.extra) == 1
     assert expected in report.extra[0].why
+
+
+def compared(expected_sequences: int, *walks: tuple[str, str, str, str]) -> IndexReport:
+    scan = Scan(Path("root"), "mine")
+    for walk in walks:
+        scan.add(*walk, "silhouettes")
+    anything = re.compile(".+")
+    group = SubjectGroup("all", ("a",), anything, anything, num_sequences=expected_sequences)
+    return compare(scan, "mine", Expected((group,), "a paper"))
+
+
+def test_more_or_fewer_sequences_than_the_paper_counts_are_a_finding() -> None:
+    two = [("a", "1", "1", "x"), ("a", "1", "2", "y")]
+    assert compared(1, *two).extra == (("all", "2 sequences, expected 1"),)
+    assert compared(3, *two).missing == (("all", "2 sequences, expected 3"),)
+    assert compared(2, *two).is_complete
+
+
+def test_what_is_there_twice_or_cannot_be_read_is_not_complete(tmp_path: Path) -> None:
+    report = compared(1, ("a", "1", "1", "x"), ("a", "1", "1", "y"))
+    assert (report.missing, report.extra, report.unreadable) == ((), (), ())
+    assert not report.is_complete
+    report = dataclasses.replace(report, duplicated=(), unreadable=(Finding("x", "gone"),))
+    assert not report.is_complete
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "path", "why"),
+    [
+        ("gait3d", "2D_Poses/0000/camid0_videoid2/seq0", "no silhouettes, left out"),
+        ("ccpg", "CCPG_D_MASK_FACE_SHOE/000/U0_D0/01_0", "crops without a scene, left out"),
+        ("grew", "distractor/00001/x", "not part of the benchmark's split, left out"),
+    ],
+)
+def test_folders_of_a_benchmark_that_hold_no_walks_are_left_out_by_name(
+    benchmark: str, path: str, why: str, tmp_path: Path
+) -> None:
+    def change(root: Path) -> None:
+        (root / path).mkdir(parents=True)
+        (root / path / "1.png").write_bytes(b"")
+
+    report = survey(tmp_path, benchmark, change)
+    assert report.left_out == ((path.split("/")[0], why),)
+    assert not report.extra
 
 
 def test_a_gallery_subject_with_one_walk_lacks_one(tmp_path: Path) -> None:
