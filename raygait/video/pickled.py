@@ -15,9 +15,11 @@ an array is is told by its name where the name says so, and else by its shape:
 | uint8 n×17×64×48 | any, `*heatmap` | `heatmaps` |
 | float n×17×3 | any, `*pose` | `joints` |
 
-The frames of 44 columns are the same after the cut that every network makes. Passed over, by
-name: point clouds and what is projected from them, SMPL, parsing, and what is raw or resampled to
-another sensor's rate (SUSTech1K's `*_raw`, `*-sync-*`, `*Ratios-HW`).
+Colours come with masks and ratios or not at all: colours that lack one are refused, masks and
+ratios without colours are left out. The frames of 44 columns are the same after the cut that every
+network makes. Passed over, by name: point clouds and what is projected from them, SMPL, parsing,
+and what is raw or resampled to another sensor's rate (SUSTech1K's `*_raw`, `*-sync-*`,
+`*Ratios-HW`).
 
 Facts of the layouts: OpenGait's `datasets/*/README.md`.
 """
@@ -79,6 +81,7 @@ _BY_SHAPE: dict[tuple[str, tuple[int, ...]], tuple[_Column, ...]] = {
 _NEEDED_FOR: dict[_Column, Modality] = {"rgb_masks": "rgb", "rgb_ratio": "rgb"}
 # Half of the grey levels: parsing maps and masks of 0..1 stay far below.
 _MIN_PERSON_LEVEL = 128
+_LEAVE_OUT = "or ask for what does not need it, such as --video.modalities silhouettes"
 
 
 def read_pickles(
@@ -96,7 +99,8 @@ def read_pickles(
 
     Raises:
         BadArray: No pickle, one that cannot be read, one of another dtype or shape, two of one
-            modality, no silhouettes, no frames, or not as many of each modality.
+            modality, no silhouettes, no frames, or not as many of each modality; colours without
+            masks or ratios, ratios that are not above 0, joints that are not finite.
         UnsafePickle: A pickle that is more than an array.
         NotAMask: Silhouettes of other values than 0..255.
         EmptySilhouette: Not one frame holds a person.
@@ -111,6 +115,8 @@ def read_pickles(
             continue
         array = read_array(member)
         column = _column(member, array, has_rgb=has_rgb)
+        if not _is_wanted((column,), modalities):
+            continue
         if column in columns:
             raise BadArray(
                 f"{member}: {column}, and so is {paths[column].name}; expected one array of each "
@@ -126,6 +132,15 @@ def read_pickles(
     _check_lengths(columns, paths)
     for column in sorted(_MASKS & columns.keys()):
         _check_levels(columns[column], column, paths[column])
+    if "rgb" in columns:
+        _check_companions(columns, paths["rgb"])
+    else:
+        # They say something about colours alone; no reader of shards takes them by themselves.
+        columns.pop("rgb_masks", None)
+        columns.pop("rgb_ratio", None)
+    for column in ("rgb_ratio", "joints"):
+        if column in columns:
+            columns[column] = _as_float32(columns[column], column, paths[column])
     return _sequence(columns, modalities)
 
 
@@ -225,6 +240,31 @@ def _check_levels(masks: NDArray[Any], column: _Column, path: Path) -> None:
         )
 
 
+def _check_companions(columns: dict[_Column, NDArray[Any]], path: Path) -> None:
+    lacking = {"rgb_masks": "masks, *-sils n×128×128", "rgb_ratio": "ratios, *-ratios n"}
+    missing = [what for column, what in lacking.items() if column not in columns]
+    if missing:
+        raise BadArray(
+            f"{path}: colours without their {' and '.join(missing)}; expected both beside them: "
+            f"{_LEAVE_OUT}"
+        )
+
+
+def _as_float32(values: NDArray[Any], column: _Column, path: Path) -> NDArray[np.float32]:
+    with np.errstate(over="ignore", under="ignore"):  # such values are refused below
+        narrow = values.astype(np.float32)
+    is_bad = ~np.isfinite(narrow)
+    if column == "rgb_ratio":
+        is_bad |= narrow <= 0
+    if is_bad.any():
+        expected = "finite" + (" and above 0, width over height" if column == "rgb_ratio" else "")
+        raise BadArray(
+            f"{path}: {column} with {np.count_nonzero(is_bad)} of {is_bad.size} values like "
+            f"{values[is_bad].flat[0]}, expected {expected}; {_LEAVE_OUT}"
+        )
+    return narrow
+
+
 def _sequence(
     columns: dict[_Column, NDArray[Any]], modalities: Collection[Modality]
 ) -> ExtractedSequence:
@@ -236,7 +276,6 @@ def _sequence(
     rgb = columns.get("rgb")
     if rgb is not None and rgb.shape[1] == 3:
         rgb = rgb.transpose(0, 2, 3, 1)
-    ratio, joints = columns.get("rgb_ratio"), columns.get("joints")
 
     def kept(name: Modality, values: NDArray[Any] | None) -> NDArray[Any] | None:
         return values if name in modalities else None
@@ -248,8 +287,8 @@ def _sequence(
         heatmaps_redrawn=kept("heatmaps_redrawn", columns.get("heatmaps_redrawn")),
         rgb=kept("rgb", rgb),
         rgb_masks=kept("rgb", columns.get("rgb_masks")),
-        imported_rgb_ratio=kept("rgb", None if ratio is None else ratio.astype(np.float32)),
-        joints=kept("joints", None if joints is None else joints.astype(np.float32)),
+        imported_rgb_ratio=kept("rgb", columns.get("rgb_ratio")),
+        joints=kept("joints", columns.get("joints")),
     )
 
 

@@ -34,6 +34,7 @@ _BAD = {
     "bad/nm-01/frames": ("decode", "bad-array", "0 frames"),
     "bad/nm-01/nothing": ("decode", "bad-array", "no .pkl"),
     "bad/nm-01/parsing": ("silhouette", "not-a-mask", "0..11"),
+    "bad/nm-01/colours": ("decode", "bad-array", "without their masks"),
     "bad/nm-01/nobody": ("silhouette", "empty-silhouette", "not one"),
 }
 
@@ -87,6 +88,12 @@ def root(
         v_sils=frames["large"],
     )
     _write(root / "003/nm-01/large", v=frames["large"])
+    for view, beside in {
+        "ratios": {"v_ratios": frames["ratios"]},
+        "masks": {"v_sils": frames["large"]},
+        "both": {"v_sils": frames["large"], "v_ratios": frames["ratios"]},
+    }.items():
+        _write(root / "007/nm-01" / view, v_aligned_sils=whole, **beside)
     _write(root / "flat", walk=whole)
     bad = root / "bad/nm-01"
     _write(bad / "calls", v=_Trap(root / "trap"))
@@ -97,6 +104,7 @@ def root(
     _write(bad / "frames", v=whole[:0])
     _write(bad / "nothing")
     _write(bad / "parsing", v=whole % 12)
+    _write(bad / "colours", v_aligned_sils=whole, v_rgbs=frames["rgb"])
     _write(bad / "nobody", v=np.zeros_like(whole))
     for folder, images in (
         ("004/nm-01/aligned", list(whole)),
@@ -153,10 +161,11 @@ def test_every_source_is_a_row_or_a_reject(
         *(f"001/nm-01/{protocol}" for protocol in (2, 4, 5)),
         *("002/nm-01/star", "003/nm-01/large", "004/nm-01/aligned", "005/nm-01/cropped"),
         *("006/nm-01/pictures", "flat/walk.pkl"),
+        *(f"007/nm-01/{view}" for view in ("ratios", "masks", "both")),
     }
     assert report.num_sources == len(rows) + len(_BAD)
     assert report.num_sources_without_rows == len(_BAD)
-    verify(out)
+    assert verify(out) == []
 
 
 def test_bad_pickles_are_rejects_that_say_why_and_nothing_was_run(

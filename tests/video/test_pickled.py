@@ -114,6 +114,60 @@ def test_of_sustech1k_the_aligned_silhouettes_and_the_poses_are_read(tmp_path: P
     assert found.joints is not None
 
 
+@pytest.mark.parametrize("names", [("v_ratios",), ("v_sils",), ("v_sils", "v_ratios")])
+def test_what_belongs_to_colours_that_are_not_there_is_left_out(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    arrays = {"v_ratios": RATIOS, "v_sils": LARGE}
+    found = read_pickles(
+        leaf(tmp_path, v_aligned_sils=SILHOUETTES, **{name: arrays[name] for name in names})
+    )
+    assert (found.silhouettes == SILHOUETTES).all()
+    assert found.rgb is found.rgb_masks is found.rgb_ratio() is None
+
+
+@pytest.mark.parametrize(
+    ("beside", "expected"),
+    [
+        ({}, "masks, .* and ratios"),
+        ({"v_sils": LARGE}, "without their ratios"),
+        ({"v_ratios": RATIOS}, "without their masks"),
+    ],
+)
+def test_colours_without_masks_or_ratios_are_refused_unless_they_are_not_asked_for(
+    beside: dict[str, np.ndarray], expected: str, tmp_path: Path
+) -> None:
+    path = leaf(tmp_path, v_aligned_sils=SILHOUETTES, v_rgbs=RGB, **beside)
+    with pytest.raises(BadArray, match=f"v-rgbs.pkl: .*{expected}.*--video.modalities"):
+        read_pickles(path)
+    assert (read_pickles(path, ("silhouettes",)).silhouettes == SILHOUETTES).all()
+
+
+def test_what_only_its_shape_tells_is_not_checked_unless_it_is_asked_for(tmp_path: Path) -> None:
+    path = leaf(tmp_path, a=SILHOUETTES, b=RGB, c=JOINTS * np.nan)
+    assert (read_pickles(path, ("silhouettes",)).silhouettes == SILHOUETTES).all()
+    for modality in ("rgb", "joints"):
+        with pytest.raises(BadArray):
+            read_pickles(path, (modality,))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, -1.0, 1e300, 1e-300])
+def test_ratios_that_no_picture_has_are_refused(value: float, tmp_path: Path) -> None:
+    ratios = RATIOS.copy()
+    ratios[3] = value
+    path = leaf(tmp_path, v_aligned_sils=NARROW, v_ratios=ratios, v_rgbs=RGB, v_sils=LARGE)
+    with pytest.raises(BadArray, match=r"v-ratios\.pkl: rgb_ratio with 1 of 5 .*above 0"):
+        read_pickles(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_joints_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
+    joints = JOINTS.copy()
+    joints[3, 2, 1] = value
+    with pytest.raises(BadArray, match=r"a-pose\.pkl: joints with 1 of 255 values"):
+        read_pickles(leaf(tmp_path, a=SILHOUETTES, a_pose=joints))
+
+
 def test_what_is_not_asked_for_is_not_read(tmp_path: Path) -> None:
     path = leaf(tmp_path, v_aligned_sils=NARROW, v_rgbs=b"broken", v_ratios=b"broken")
     assert read_pickles(path, ("silhouettes",)).rgb is None
