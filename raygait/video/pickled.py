@@ -7,8 +7,8 @@ an array is is told by its name where the name says so, and else by its shape:
 |---|---|---|
 | uint8 n×64×64 | any, `*aligned-sils`, `sils-*`, `*Sils_aligned` | `silhouettes` |
 | uint8 n×64×44 | the same | `silhouettes`, 10 black columns on either side |
-| uint8 n×128×128, n×128×88 | the same | `silhouettes_128`; `silhouettes` are their 2×2 means |
-| uint8 n×128×128 beside `*rgbs` | `*-sils` | `rgb_masks` |
+| uint8 n×128×128, n×128×88 | not `*-sils` | `silhouettes_128`; `silhouettes` are 2×2 means |
+| uint8 n×128×128 | `*-sils`, any beside `*rgbs` | `rgb_masks` |
 | uint8 n×3×128×128, n×128×128×3 | `*rgbs` | `rgb`, kept as JPEG |
 | float n | `*ratios` | `rgb_ratio` |
 | uint8 n×2×64×64 | any, `*heatmap` | `heatmaps_redrawn` |
@@ -64,6 +64,11 @@ _RATIO_WORDS = frozenset(("ratio", "ratios"))
 _HEATMAP_WORDS = frozenset(("heatmap", "heatmaps"))
 _POSE_WORDS = frozenset(("pose", "poses", "joints", "keypoints"))
 
+# What names of silhouettes allow. `<view>-sils` of 128×128 are crops' masks (CASIA-B*, CCPG);
+# Gait3D's aligned ones of that size are `sils-<view>`.
+_ALIGNED: tuple[_Column, ...] = ("silhouettes", "silhouettes_128")
+_CUT: tuple[_Column, ...] = ("silhouettes", "rgb_masks")
+_UNSAID: tuple[_Column, ...] = (*_ALIGNED, "rgb_masks")
 _MASKS: frozenset[_Column] = frozenset(("silhouettes", "silhouettes_128", "rgb_masks"))
 # `u` for uint8 or `f` for floats, and the shape of a frame -> what it can be.
 _BY_SHAPE: dict[tuple[str, tuple[int, ...]], tuple[_Column, ...]] = {
@@ -110,11 +115,18 @@ def read_pickles(
     paths: dict[_Column, Path] = {}
     members = pickle_paths(path)
     has_rgb = any(_RGB_WORDS & _words(member) for member in members)
+    can_be = {member: _columns_by_name(member) or () for member in members}
+    if any(columns == _ALIGNED for columns in can_be.values()):
+        # Whatever else is called silhouettes is not aligned.
+        can_be = {
+            member: ("rgb_masks",) if columns in (_UNSAID, _CUT) else columns
+            for member, columns in can_be.items()
+        }
     for member in members:
-        if not _is_wanted(_columns_by_name(member), modalities):
+        if not _is_wanted(can_be[member], modalities):
             continue
         array = read_array(member)
-        column = _column(member, array, has_rgb=has_rgb)
+        column = _column(member, array, can_be[member], has_rgb=has_rgb)
         if not _is_wanted((column,), modalities):
             continue
         if column in columns:
@@ -128,6 +140,12 @@ def read_pickles(
         raise BadArray(
             f"{path}: no silhouettes in {there}; expected uint8 n×64×64 (or n×64×44, n×128×128): "
             "every row has them"
+            + (
+                f"; {paths['rgb_masks'].name} is taken for the masks of colours, which are not "
+                "aligned: if it is, name it *-aligned-sils.pkl"
+                if "rgb_masks" in columns
+                else ""
+            )
         )
     _check_lengths(columns, paths)
     for column in sorted(_MASKS & columns.keys()):
@@ -185,19 +203,22 @@ def _columns_by_name(path: Path) -> tuple[_Column, ...] | None:
     if words & _POSE_WORDS:
         return ("joints",)
     if words & _SILHOUETTE_WORDS:
-        aligned: tuple[_Column, ...] = ("silhouettes", "silhouettes_128")
-        return aligned if "aligned" in words else (*aligned, "rgb_masks")
+        if "aligned" in words:
+            return _ALIGNED
+        is_last = re.search(rf"[^a-z0-9]({'|'.join(_SILHOUETTE_WORDS)})$", path.stem.lower())
+        return _CUT if is_last else _UNSAID
     return get_args(_Column)
 
 
-def _is_wanted(columns: tuple[_Column, ...] | None, modalities: Collection[Modality]) -> bool:
+def _is_wanted(columns: tuple[_Column, ...], modalities: Collection[Modality]) -> bool:
     kept = {"silhouettes", "silhouettes_128", *modalities}
-    return any(_NEEDED_FOR.get(column, column) in kept for column in columns or ())
+    return any(_NEEDED_FOR.get(column, column) in kept for column in columns)
 
 
-def _column(path: Path, array: NDArray[Any], *, has_rgb: bool) -> _Column:
+def _column(
+    path: Path, array: NDArray[Any], by_name: tuple[_Column, ...], *, has_rgb: bool
+) -> _Column:
     """What an array is, by name and shape."""
-    by_name = _columns_by_name(path) or ()
     is_float = np.issubdtype(array.dtype, np.floating)
     kind = "u" if array.dtype == np.uint8 else "f" if is_float else ""
     frame_shape = array.shape[1:] if array.ndim else (-1,)

@@ -68,6 +68,7 @@ def test_silhouettes_of_128_are_kept_and_halved(tmp_path: Path) -> None:
 
 def test_a_leaf_of_casiab_star_is_silhouettes_and_crops(tmp_path: Path) -> None:
     path = leaf(tmp_path, v_aligned_sils=NARROW, v_ratios=RATIOS, v_rgbs=RGB, v_sils=LARGE)
+    leaf(tmp_path, v_aligned_rgbs=b"never read")
     found = read_pickles(path)
     assert (found.silhouettes[:, :, 10:54] == NARROW).all()
     assert found.rgb is not None
@@ -112,6 +113,24 @@ def test_of_sustech1k_the_aligned_silhouettes_and_the_poses_are_read(tmp_path: P
     found = read_pickles(tmp_path)
     assert (found.silhouettes == SILHOUETTES).all()
     assert found.joints is not None
+
+
+@pytest.mark.parametrize("name", ["v_sils", "sils", "sils_v"])
+def test_beside_aligned_silhouettes_others_are_the_masks_of_colours(
+    name: str, tmp_path: Path
+) -> None:
+    path = leaf(tmp_path, v_aligned_sils=SILHOUETTES, **{name: LARGE})
+    found = read_pickles(path)
+    assert (found.silhouettes == SILHOUETTES).all()
+    assert found.silhouettes_128 is found.rgb_masks is None
+
+
+def test_masks_that_only_colours_have_are_no_aligned_silhouettes(tmp_path: Path) -> None:
+    with pytest.raises(BadArray, match=r"no silhouettes in v-sils\.pkl.*name it \*-aligned-sils"):
+        read_pickles(leaf(tmp_path / "star", v_sils=LARGE))
+    for name in ("sils_seq0", "seq0", "v_aligned_sils"):
+        found = read_pickles(leaf(tmp_path / name, **{name: LARGE}))
+        assert (found.silhouettes_128 == LARGE).all()
 
 
 @pytest.mark.parametrize("names", [("v_ratios",), ("v_sils",), ("v_sils", "v_ratios")])
