@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from jaxtyping import UInt8
 
 from raygait.errors import FrameSizeRefused, Undecodable
 from raygait.video.decode import Frame, Video, check_frame_size, open_video
+from raygait.video.frame_names import in_order
 
 IMAGE_EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp"))
 """Files that are taken for frames; case does not matter."""
@@ -23,8 +23,9 @@ IMAGE_EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp"))
 class ImageFolder:
     """A folder of pictures of one size; what `decode.Video` is for a file.
 
-    Ordered by the number that ends the name; by name where one has none. A number that is left out
-    leaves a hole in the frames' positions.
+    Ordered by the number that ends the name (`frame_names.in_order`). A number that is left out
+    leaves a hole in the frames' positions, unless the numbers are so far apart that they are time
+    stamps.
 
     Attributes:
         path: The folder.
@@ -37,7 +38,7 @@ class ImageFolder:
         damage: After the last frame: one sentence about them; empty where there are none.
 
     Raises:
-        Undecodable: No picture in it, or the first cannot be decoded.
+        Undecodable: No picture in it, the first cannot be decoded, or their order is not clear.
         FrameSizeRefused: Width or height is outside `decode`'s limits, or changes.
     """
 
@@ -114,13 +115,11 @@ def _picture_paths(folder: Path) -> list[tuple[int, Path]]:
             raise Undecodable(f"{path}: not a regular file, expected a picture")
     if not paths:
         raise Undecodable(f"{folder}: no picture in it, expected one a frame (.jpg, .png, ...)")
-    found = [re.search(r"[0-9]+$", path.stem) for path in paths]
-    numbers = [int(digits[0]) for digits in found if digits is not None]
+    numbered = in_order(paths)
     # Time stamps are numbers too, and no positions: of such names only the order is taken.
-    span = max(numbers) - min(numbers) if numbers else 0
-    if len(set(numbers)) < len(paths) or span > 10 * len(paths) + 100:
-        return list(enumerate(paths))
-    return sorted(zip(numbers, paths, strict=True))
+    if numbered[-1][0] - numbered[0][0] > 10 * len(paths) + 100:
+        return list(enumerate(path for _, path in numbered))
+    return numbered
 
 
 def _read(path: Path) -> UInt8[np.ndarray, "h w 3"] | None:

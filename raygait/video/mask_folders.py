@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from jaxtyping import UInt8
 from raygait.errors import EmptySilhouette, NotAMask, Undecodable
 from raygait.video.alignment import align
 from raygait.video.extraction import ExtractedSequence, FrameQuality, Unseen
+from raygait.video.frame_names import in_order
 from raygait.video.quality import largest_part
 from raygait.video.settings import Modality
 from raygait.video.walking import is_walking
@@ -34,9 +34,9 @@ def read_silhouettes(
 ) -> ExtractedSequence:
     """Read a folder of mask images, as CASIA-B ships them: one PNG a frame.
 
-    They are ordered by the number that ends the name, `8.png` before `12.png`; by name when no
-    name ends in a number. Other files and names that begin with a dot are not looked at. Frames
-    whose mask holds nobody are left out; `frame_indices` tells which stayed.
+    They are ordered by the number that ends the name (`frame_names.in_order`). Other files and
+    names that begin with a dot are not looked at. Frames whose mask holds nobody are left out;
+    `frame_indices` tells which stayed.
 
     Args:
         folder: Holds `*.png` of one size, 8 bits, grey or with three equal channels, 0 background
@@ -150,26 +150,10 @@ def mask_paths(folder: Path, *, leave_out: str = "") -> list[Path]:
         raise Undecodable(f"{folder}: no .png in it can be seen: {error.strerror}") from error
     if not paths:
         raise Undecodable(f"{folder}: no .png in it, expected one mask image a frame")
-    paths.sort()
-    by_number: dict[int, Path] = {}
-    unnumbered: list[Path] = []
-    for path in paths:
+    for path in sorted(paths):
         if not path.is_file():
             raise Undecodable(f"{path}: not a regular file, expected a mask image")
-        digits = re.search(r"[0-9]+$", path.stem)
-        if digits is None:
-            unnumbered.append(path)
-            continue
-        other = by_number.setdefault(int(digits[0]), path)
-        if other != path:
-            raise Undecodable(
-                f"{path}: frame {int(digits[0])}, and so is {other.name}; each frame is there once"
-            )
-    if unnumbered and by_number:
-        raise Undecodable(
-            f"{unnumbered[0]}: the name does not end in a frame number, those of others do"
-        )
-    return unnumbered or [by_number[number] for number in sorted(by_number)]
+    return [path for _, path in in_order(paths)]
 
 
 def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:

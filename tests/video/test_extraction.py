@@ -517,13 +517,35 @@ def test_masks_are_ordered_by_frame_number_and_others_are_not_looked_at(tmp_path
 
 
 @pytest.mark.parametrize(
+    "names",
+    [
+        ("12.8", "12.9", "13.0", "13.1"),
+        ("cam1.8", "cam1.9", "cam1.10", "cam1.11"),
+        ("f.0008", "f.0009", "f.0010", "f.0011"),
+        ("a3", "b4", "c10", "a11"),
+    ],
+    ids=["time stamps", "behind a point", "padded", "other texts"],
+)
+def test_a_point_before_the_number_does_not_change_the_order(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    masks = [person_mask(4 * number) for number in range(4)]
+    folder = write_masks(
+        tmp_path / "090", {f"{name}.png": mask for name, mask in zip(names, masks, strict=True)}
+    )
+    found = read_silhouettes(folder).silhouettes
+    np.testing.assert_array_equal(found, [align(mask) for mask in masks])
+
+
+@pytest.mark.parametrize(
     ("names", "message"),
     [
+        (["12.8.png", "12.85.png", "13.0.png"], "as many decimals"),
         (["1.png", "001.png"], "frame 1, and so is"),
         (["a-001.png", "b-001.png"], "frame 1, and so is"),
         (["001.png", "cover.png"], "cover.png: the name does not end in a frame number"),
     ],
-    ids=["two widths", "two walks", "no number"],
+    ids=["decimals", "two widths", "two walks", "no number"],
 )
 def test_masks_without_a_clear_order_are_refused(
     tmp_path: Path, names: list[str], message: str

@@ -39,10 +39,52 @@ def test_pictures_come_in_the_order_of_their_numbers_in_rgb(
     assert np.isnan(clip.fps)
 
 
-def test_time_stamps_give_an_order_and_no_holes(images: np.ndarray, tmp_path: Path) -> None:
-    write(tmp_path, [f"16605{n}.jpg" for n in ("500", "100", "900", "400")], images)
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("16605500", "16605100", "16605900", "16605400"),
+        ("99900", "99500", "100300", "99800"),
+        ("f_1000", "f_0", "f_1200", "f_200"),
+        ("13.0", "12.8", "13.1", "12.9"),
+        ("t10.050", "t9.950", "t10.100", "t10.000"),
+    ],
+)
+def test_time_stamps_give_an_order_and_no_holes(
+    names: tuple[str, ...], images: np.ndarray, tmp_path: Path
+) -> None:
+    write(tmp_path, [f"{name}.png" for name in names], images)
     with ImageFolder(tmp_path) as clip:
-        assert [frame.index for frame in clip.frames()] == [0, 1, 2, 3]
+        frames = list(clip.frames())
+    assert [frame.index for frame in frames] == [0, 1, 2, 3]
+    assert (np.stack([frame.image for frame in frames]) == images[[1, 3, 0, 2]]).all()
+
+
+def test_where_no_name_has_a_number_the_order_is_that_of_the_names(
+    images: np.ndarray, tmp_path: Path
+) -> None:
+    write(tmp_path, ["b.png", "d.png", "a.png", "c.png"], images)
+    with ImageFolder(tmp_path) as clip:
+        frames = list(clip.frames())
+    assert [frame.index for frame in frames] == [0, 1, 2, 3]
+    assert (np.stack([frame.image for frame in frames]) == images[[2, 0, 3, 1]]).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("1.png", "2.png", "12.png", "cover.png"), r"cover\.png: .*frame number"),
+        (("1.png", "2.png", "12.png", "2.bmp"), "frame 2, and so is 2.bmp"),
+        (("a1.png", "a2.png", "b1.png", "b2.png"), "frame 1, and so is a1.png"),
+        (("12.8.png", "12.85.png", "13.png", "13.1.png"), "as many decimals"),
+        (("12.8.png", "12.9.png", "13.0.png", "x13.1.png"), "as many decimals"),
+    ],
+)
+def test_pictures_without_a_clear_order_are_refused(
+    names: tuple[str, ...], expected: str, images: np.ndarray, tmp_path: Path
+) -> None:
+    write(tmp_path, list(names), images)
+    with pytest.raises(Undecodable, match=expected):
+        ImageFolder(tmp_path)
 
 
 def test_a_broken_picture_is_told_and_the_others_are_used(
