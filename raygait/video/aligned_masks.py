@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from raygait.errors import EmptySilhouette, NotAMask
 from raygait.video.extraction import ExtractedSequence
 from raygait.video.mask_folders import MASK_MODALITIES, mask_paths, read_mask
-from raygait.video.pickled import unplaced_sequence
+from raygait.video.pickled import check_not_inverted, unplaced_sequence
 from raygait.video.settings import Modality
 
 _SIZE_PX, _CUT_WIDTH_PX = 64, 44
@@ -37,7 +37,8 @@ def read_aligned(
 
     Raises:
         Undecodable: No such folder, no PNG in it, one cannot be read, or their order is not clear.
-        NotAMask: An image is no mask, or not a square, or of another size than the one before.
+        NotAMask: An image is no mask, or not a square, or of another size than the one before; or
+            they are inverted (`pickled.check_not_inverted`).
         EmptySilhouette: Not one mask holds a person.
     """
     folder = Path(folder)
@@ -58,6 +59,7 @@ def read_aligned(
         frames.append(mask)
     if not any(frame.any() for frame in frames):
         raise EmptySilhouette(f"{folder}: not one of {len(frames)} masks holds a person")
+    check_not_inverted(np.stack(frames), folder)
     is_large = frames[0].shape == (128, 128) and "silhouettes_128" in modalities
     return unplaced_sequence(
         np.stack([_to_64(frame) for frame in frames]),

@@ -22,7 +22,7 @@ MASK_MODALITIES: tuple[Modality, ...] = ("silhouettes", "silhouettes_128")
 """What can be made of masks alone."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# No person fills more of an image than this; an inverted mask does.
+# No person fills more of a whole picture than this; an inverted mask does.
 _MAX_MASK_RATIO = 0.9
 
 
@@ -44,16 +44,17 @@ def read_silhouettes(
         modalities: Of these, `silhouettes_128` can be made of masks too; others are passed over.
         one_size: Whether the masks are whole pictures of one camera. If not, each is cut to the
             person and has a size of its own (Gait3D, CCPG): areas and cuts then say nothing and are
-            left unknown, and gait energy images (`gei` in the name) are not looked at.
+            left unknown, and gait energy images (`gei` in the name) are not looked at. A person who
+            fills the cut shows no outline: such a frame is left out.
 
     Returns:
         The sequence; no heatmaps, crops, boxes or scores, and no frame rate.
 
     Raises:
         Undecodable: No such folder, no PNG in it, one cannot be read, or their order is not clear.
-        NotAMask: An image has alpha, 16 bits, colours, values 0..1 or another size than the one
-            before, or is a person over more than 0.9 of its area: inverted.
-        EmptySilhouette: Not one mask holds a person.
+        NotAMask: An image has alpha, 16 bits, colours, values 0..1 or, of whole pictures, another
+            size than the one before or a person over more than 0.9 of its area: inverted.
+        EmptySilhouette: Not one mask holds a person, or not one shows an outline.
     """
     folder = Path(folder)
     paths = mask_paths(folder, leave_out="" if one_size else "gei")
@@ -62,7 +63,7 @@ def read_silhouettes(
     large: list[np.ndarray] = []
     measured: list[tuple[float, float, float, bool]] = []
     left_out: list[tuple[int, Unseen]] = []
-    last_error: EmptySilhouette | None = None
+    last_error: EmptySilhouette | str = ""
     shape: tuple[int, ...] | None = None
     for index, path in enumerate(paths):
         mask = read_mask(path)
@@ -72,6 +73,17 @@ def read_silhouettes(
                 f"{shape[1]}×{shape[0]}; the masks of a folder have one size"
             )
         shape = mask.shape
+        person_ratio = np.count_nonzero(mask) / mask.size
+        if person_ratio > _MAX_MASK_RATIO:
+            said = (
+                f"{path}: {person_ratio:.0%} of it is person, expected at most "
+                f"{_MAX_MASK_RATIO:.0%}; is it inverted?"
+            )
+            if one_size:
+                raise NotAMask(said)
+            last_error = said
+            left_out.append((index, "cut by the crop"))
+            continue
         try:
             silhouettes.append(align(mask))
             if "silhouettes_128" in modalities:
@@ -161,7 +173,7 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
 
     Raises:
         Undecodable: Not a PNG, or one that cannot be read.
-        NotAMask: Alpha, 16 bits, colours, values 0..1, or inverted.
+        NotAMask: Alpha, 16 bits, colours, or values 0..1.
     """
     try:
         content = path.read_bytes()
@@ -184,9 +196,4 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
         mask = np.ascontiguousarray(mask[..., 0])
     if mask.max() == 1:
         raise NotAMask(f"{path}: values 0..1, expected 0..255")
-    if np.count_nonzero(mask) > _MAX_MASK_RATIO * mask.size:
-        raise NotAMask(
-            f"{path}: {np.count_nonzero(mask) / mask.size:.0%} of it is person, expected at most "
-            f"{_MAX_MASK_RATIO:.0%}; is it inverted?"
-        )
     return mask

@@ -74,6 +74,31 @@ def test_aligned_masks_of_two_sizes_are_refused(masks: np.ndarray, tmp_path: Pat
         read_aligned(write(tmp_path, images))
 
 
+def test_aligned_masks_that_a_person_fills_are_kept_and_inverted_ones_refused(
+    masks: np.ndarray, tmp_path: Path
+) -> None:
+    aligned = np.stack([align(mask) for mask in masks])
+    inverted = write(tmp_path / "inverted", list(255 - aligned))
+    with pytest.raises(NotAMask, match=r"inverted: 6 of 6 frames .* are they inverted"):
+        read_aligned(inverted)
+    aligned[1:4] = 255
+    assert (read_aligned(write(tmp_path / "full", list(aligned))).silhouettes == aligned).all()
+
+
+def test_a_person_who_fills_the_cut_is_left_out_of_the_walk(
+    masks: np.ndarray, tmp_path: Path
+) -> None:
+    images = [align(mask) for mask in masks]
+    images[2] = np.full((50, 30), 255, np.uint8)
+    found = read_silhouettes(write(tmp_path, images), one_size=False)
+    assert found.frame_indices.tolist() == [0, 1, 3, 4, 5]
+    assert found.left_out == ((2, "cut by the crop"),)
+    with pytest.raises(NotAMask, match="inverted"):
+        read_silhouettes(write(tmp_path, [images[2]] * 6))
+    with pytest.raises(EmptySilhouette, match=r"not one of 6 masks.*100% of it is person"):
+        read_silhouettes(tmp_path, one_size=False)
+
+
 def test_nobody_and_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Undecodable, match=r"no \.png"):
         read_aligned(tmp_path)

@@ -1,12 +1,15 @@
 """Leaves of pickles: what each array is taken for, what is kept bit for bit, what is refused."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from raygait.errors import BadArray, EmptySilhouette, NotAMask, UnsafePickle
+from raygait.synthetic.walkers import Walker, render_masks
+from raygait.video.alignment import align
 from raygait.video.pickled import read_pickles
 
 T = 5
@@ -228,6 +231,38 @@ def test_what_is_no_sequence_is_refused_by_name(
 def test_parsing_maps_and_masks_of_0_and_1_are_no_silhouettes(tmp_path: Path) -> None:
     with pytest.raises(NotAMask, match=r"values 0\.\.11"):
         read_pickles(leaf(tmp_path, a=SILHOUETTES % 12))
+
+
+@pytest.mark.parametrize(
+    ("name", "invert"),
+    [
+        ("v_aligned_sils", lambda aligned: 255 - aligned),
+        ("v_aligned_sils", lambda aligned: 255 - aligned[:, :, 10:54]),
+        ("sils_v", lambda aligned: 255 - aligned.repeat(2, axis=1).repeat(2, axis=2)),
+        ("v", lambda aligned: np.full_like(aligned, 255)),
+    ],
+    ids=["64", "44", "128", "all white"],
+)
+def test_inverted_silhouettes_are_refused(
+    name: str, invert: Callable[[np.ndarray], np.ndarray], tmp_path: Path
+) -> None:
+    masks = render_masks(Walker.from_seed(3), condition="nm-01", view_deg=90, num_frames=T)
+    inverted = invert(np.stack([align(mask) for mask in masks]))
+    with pytest.raises(NotAMask, match=r"5 of 5 frames .* inverted"):
+        read_pickles(leaf(tmp_path, **{name: inverted}))
+
+
+def test_a_few_frames_that_a_person_fills_stay_in_their_walk(tmp_path: Path) -> None:
+    frames = SILHOUETTES.copy()
+    frames[:, 0] = 0
+    frames[1:3] = 255
+    assert (read_pickles(leaf(tmp_path, a=frames)).silhouettes == frames).all()
+
+
+def test_masks_of_colours_may_fill_their_crop(tmp_path: Path) -> None:
+    full = np.full_like(LARGE, 255)
+    path = leaf(tmp_path, v_aligned_sils=NARROW, v_ratios=RATIOS, v_rgbs=RGB, v_sils=full)
+    assert (read_pickles(path).rgb_masks == full).all()
 
 
 def test_a_walk_without_anybody_is_refused(tmp_path: Path) -> None:
