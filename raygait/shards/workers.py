@@ -220,11 +220,13 @@ class Builder:
             yield reject
             return
         try:
-            sha256 = _sha256(path, self._kind)
             results: Iterable[ExtractedSequence | RejectedTrack]
             if self._describer is None:
+                # Before the digest: what cannot be read is for the reader to say.
                 results = [_read(self._kind, path, self._modalities)]
+                sha256 = _sha256(path, self._kind)
             else:
+                sha256 = _sha256(path, self._kind)
                 assert looked is not None
                 tracks = [_unpack(track) for track in looked["tracks"]]
                 results = self._describer.stream(path, tracks)
@@ -461,7 +463,9 @@ def _sha256(path: Path, kind: SourceKind) -> str:
     digest = hashlib.sha256()
     members = pickle_paths(path) if kind == "pickles" else sorted(path.iterdir())
     for member in members:
-        if member.suffix.lower() in _MEMBERS[kind] and not member.name.startswith("."):
+        is_member = member.suffix.lower() in _MEMBERS[kind] and not member.name.startswith(".")
+        # No reader reads anything else than files: a folder so named, a link that leads nowhere.
+        if is_member and member.is_file():
             digest.update(os.fsencode(member.name) + b"\0" + _file_digest(member))
     return digest.hexdigest()
 

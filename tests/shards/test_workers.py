@@ -16,7 +16,7 @@ import pytest
 
 from raygait.assets import ASSETS
 from raygait.errors import AssetError
-from raygait.sequences import GaitSequence
+from raygait.sequences import GaitSequence, SourceKind
 from raygait.shards import codec, reader, workers, writer
 from raygait.shards.plan import Part, look_up
 from raygait.shards.schema import PartSummary
@@ -220,12 +220,62 @@ def test_bad_folders_become_rejects_and_the_good_one_a_row(
         "empty": ("decode", "undecodable"),
         "text": ("decode", "undecodable"),
         "gone": ("decode", "undecodable"),
-        # No file system has such a name; nothing in raygait expects the error it gives.
-        "x" * 300: ("silhouette", "unexpected"),
+        "x" * 300: ("decode", "undecodable"),
     }
+
+
+def test_what_nobody_foresaw_is_a_reject_with_the_place_of_the_error(tmp_path: Path) -> None:
+    # No file system has such a name; nothing in raygait expects the error it gives.
+    sequence = GaitSequence("tree", "1", "nm-01", "090", "x" * 300, "pickles")
+    _build([sequence], tmp_path, tmp_path / "out")
+    assert _rejects(tmp_path / "out") == {"x" * 300: ("silhouette", "unexpected")}
     detail = reader.read_rejects(tmp_path / "out").to_pylist()[-1]["detail"]
     assert detail.startswith("OSError: ")
     assert ".py:" in detail
+
+
+@pytest.mark.parametrize(
+    ("source", "member", "kind", "expected"),
+    [
+        ("leaf", "leaf/v.pkl", "pickles", ("decode", "bad-array")),
+        ("v.pkl", "v.pkl", "pickles", ("decode", "bad-array")),
+        ("leaf", "leaf/1.png", "silhouettes", ("decode", "undecodable")),
+        ("leaf", "leaf/1.png", "cropped", ("decode", "undecodable")),
+        ("leaf", "leaf/1.png", "aligned", ("decode", "undecodable")),
+    ],
+)
+@pytest.mark.parametrize("is_link", [True, False], ids=["dangling link", "folder"])
+def test_a_frame_that_is_no_file_is_a_reject_of_its_reader(
+    is_link: bool,
+    source: str,
+    member: str,
+    kind: SourceKind,
+    expected: tuple[str, str],
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "in" / member
+    path.parent.mkdir(parents=True)
+    if is_link:
+        path.symlink_to("gone")
+    else:
+        path.mkdir()
+    sequence = GaitSequence("tree", "1", "nm-01", "090", source, kind)
+    _build([sequence], tmp_path / "in", tmp_path / "out")
+    assert _rejects(tmp_path / "out") == {source: expected}
+
+
+@pytest.mark.parametrize("is_link", [True, False], ids=["dangling link", "folder"])
+def test_what_no_reader_looks_at_costs_no_walk(
+    is_link: bool, tmp_path: Path, write_mask_folders: Callable[..., list[GaitSequence]]
+) -> None:
+    [sequence] = write_mask_folders(tmp_path / "in", 1)
+    path = tmp_path / "in" / sequence.source / "GEI.png"
+    if is_link:
+        path.symlink_to("gone")
+    else:
+        path.mkdir()
+    sequence = dataclasses.replace(sequence, kind="cropped")
+    assert _build([sequence], tmp_path / "in", tmp_path / "out").num_rows == 1
 
 
 def test_an_unlabelled_clip_gives_a_row_for_each_person(
