@@ -1,7 +1,8 @@
 """OpenGait's pickles of one walk -> a sequence, as they are: nothing is cut, scaled or centred.
 
 A leaf `ID/TYPE/VIEW/` holds one pickled array, or several, each a modality of the same frames. What
-an array is is told by its name where the name says so, and else by its shape:
+an array is is told by its name where the name says so, and else by its shape. Of a
+name that is the view's (a file by itself, `VIEW/VIEW.pkl`) only `*-sils` counts.
 
 | array | name | becomes |
 |---|---|---|
@@ -114,8 +115,8 @@ def read_pickles(
     columns: dict[_Column, NDArray[Any]] = {}
     paths: dict[_Column, Path] = {}
     members = pickle_paths(path)
-    has_rgb = any(_RGB_WORDS & _words(member) for member in members)
-    can_be = {member: _columns_by_name(member) or () for member in members}
+    has_rgb = any(_RGB_WORDS & _words(member) for member in members if not _is_view(member, path))
+    can_be = {member: _columns_of(member, path) or () for member in members}
     if any(columns == _ALIGNED for columns in can_be.values()):
         # Whatever else is called silhouettes is not aligned.
         can_be = {
@@ -179,7 +180,7 @@ def pickle_paths(path: Path) -> list[Path]:
     members = [
         member
         for member in inside
-        if not member.name.startswith(".") and _columns_by_name(member) is not None
+        if not member.name.startswith(".") and _columns_of(member, path) is not None
     ]
     if not members:
         passed = f" but {inside[0].name}, which is not read" if inside else ""
@@ -210,6 +211,17 @@ def _columns_by_name(path: Path) -> tuple[_Column, ...] | None:
         is_last = re.search(rf"[^a-z0-9]({'|'.join(_SILHOUETTE_WORDS)})$", path.stem.lower())
         return _CUT if is_last else _UNSAID
     return get_args(_Column)
+
+
+def _is_view(member: Path, source: Path) -> bool:
+    """Whether a file is named after its view, `raw` or `pose` say, and not after what it holds."""
+    return member == source or member.stem == source.name
+
+
+def _columns_of(member: Path, source: Path) -> tuple[_Column, ...] | None:
+    """`_columns_by_name`, but for a file that is named after its view."""
+    columns = _columns_by_name(member)
+    return get_args(_Column) if _is_view(member, source) and columns != _CUT else columns
 
 
 def _is_wanted(columns: tuple[_Column, ...], modalities: Collection[Modality]) -> bool:

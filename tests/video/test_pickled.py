@@ -48,6 +48,26 @@ def test_a_single_file_is_a_leaf_of_its_own(tmp_path: Path) -> None:
     assert (found.silhouettes == SILHOUETTES).all()
 
 
+@pytest.mark.parametrize("view", ["raw", "pose", "hw", "sync", "aligned_rgb", "rgb", "ratios"])
+@pytest.mark.parametrize("frames", [SILHOUETTES, LARGE], ids=["64", "128"])
+def test_a_name_that_is_the_views_says_no_modality(
+    frames: np.ndarray, view: str, tmp_path: Path
+) -> None:
+    folder = leaf(tmp_path / view.replace("_", "-"), **{view: frames})
+    [file] = folder.iterdir()
+    for path in (folder, file):
+        found = read_pickles(path)
+        expected = found.silhouettes if frames is SILHOUETTES else found.silhouettes_128
+        assert expected is not None
+        assert (expected == frames).all()
+
+
+def test_a_single_file_of_masks_that_only_colours_have_is_refused(tmp_path: Path) -> None:
+    [path] = leaf(tmp_path, v_sils=LARGE).iterdir()
+    with pytest.raises(BadArray, match="name it"):
+        read_pickles(path)
+
+
 def test_frames_without_a_person_stay_where_they_are(tmp_path: Path) -> None:
     frames = SILHOUETTES.copy()
     frames[2] = 0
