@@ -247,7 +247,7 @@ def _column(
         )
         raise BadArray(
             f"{path}: {array.dtype} {'×'.join(map(str, array.shape)) or 'scalar'}, expected "
-            f"{expected}"
+            f"{expected}" + ("" if "silhouettes" in by_name else f"; {_LEAVE_OUT}")
         )
     # Whole crops lie beside the colours that they were cut with.
     return possible[-1] if has_rgb else possible[0]
@@ -259,7 +259,7 @@ def _check_lengths(columns: dict[_Column, NDArray[Any]], paths: dict[_Column, Pa
         listed = ", ".join(f"{paths[column].name} {number}" for column, number in lengths.items())
         raise BadArray(
             f"{next(iter(paths.values())).parent}: ragged, its arrays have different numbers of "
-            f"frames ({listed}); expected the same frames of each modality"
+            f"frames ({listed}); expected the same frames of each modality; {_LEAVE_OUT}"
         )
     if 0 in lengths.values():
         raise BadArray(f"{next(iter(paths.values()))}: 0 frames, expected at least one")

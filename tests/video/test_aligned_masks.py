@@ -68,6 +68,25 @@ def test_masks_that_are_yet_to_be_aligned_are_refused(masks: np.ndarray, tmp_pat
         read_aligned(write(tmp_path, list(masks)))
 
 
+@pytest.mark.parametrize("shape", [(128, 88), (96, 64), (88, 44), (100, 100)])
+def test_aligned_masks_of_other_sizes_are_scaled_as_those_of_sustech1k(
+    shape: tuple[int, int], masks: np.ndarray, tmp_path: Path
+) -> None:
+    images = [cv2.resize(align(mask), shape[::-1]) for mask in masks]
+    found = read_aligned(write(tmp_path, images)).silhouettes
+    expected = [cv2.resize(image, (64, 64), interpolation=cv2.INTER_CUBIC) for image in images]
+    np.testing.assert_array_equal(found, expected)
+    area = [cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA) for image in images]
+    assert (found != area).any()
+
+
+def test_upright_pictures_are_yet_to_be_aligned(masks: np.ndarray, tmp_path: Path) -> None:
+    upright = [np.pad(mask, ((100, 100), (0, 0))) for mask in masks]
+    assert upright[0].shape[0] > upright[0].shape[1]
+    with pytest.raises(NotAMask, match=r"6 of 6 masks .* yet to be aligned"):
+        read_aligned(write(tmp_path, upright))
+
+
 def test_aligned_masks_of_two_sizes_are_refused(masks: np.ndarray, tmp_path: Path) -> None:
     images = [align(masks[0]), align(masks[1], size_px=128)]
     with pytest.raises(NotAMask, match="one size"):

@@ -248,6 +248,31 @@ def test_what_is_no_sequence_is_refused_by_name(
         read_pickles(leaf(tmp_path / "leaf", **arrays))
 
 
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"a_pose": JOINTS[:, None]},
+        {"a_heatmap": HEATMAPS[:, :3]},
+        {"a_rgbs": _bytes(3, 256, 128)},
+        {"a_pose": JOINTS[1:]},
+    ],
+    ids=["pose", "heatmap", "rgb", "ragged"],
+)
+def test_a_reject_for_what_is_not_needed_says_how_to_do_without(
+    arrays: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    path = leaf(tmp_path, a=SILHOUETTES, **arrays)
+    with pytest.raises(BadArray, match=r"--video\.modalities silhouettes"):
+        read_pickles(path)
+    assert (read_pickles(path, ("silhouettes",)).silhouettes == SILHOUETTES).all()
+
+
+def test_a_reject_for_silhouettes_does_not_say_to_do_without(tmp_path: Path) -> None:
+    with pytest.raises(BadArray) as caught:
+        read_pickles(leaf(tmp_path, v_aligned_sils=_bytes(64, 63)))
+    assert "modalities" not in str(caught.value)
+
+
 def test_parsing_maps_and_masks_of_0_and_1_are_no_silhouettes(tmp_path: Path) -> None:
     with pytest.raises(NotAMask, match=r"values 0\.\.11"):
         read_pickles(leaf(tmp_path, a=SILHOUETTES % 12))
