@@ -10,7 +10,7 @@ import pytest
 from raygait.errors import BadArray, EmptySilhouette, NotAMask, UnsafePickle
 from raygait.synthetic.walkers import Walker, render_masks
 from raygait.video.alignment import align
-from raygait.video.pickled import read_pickles
+from raygait.video.pickled import halved, read_pickles
 
 T = 5
 
@@ -87,6 +87,26 @@ def test_silhouettes_of_128_are_kept_and_halved(tmp_path: Path) -> None:
     assert (found.silhouettes_128 == LARGE).all()
     means = LARGE.reshape(T, 64, 2, 64, 2).mean(axis=(2, 4))
     assert np.abs(found.silhouettes - means).max() <= 0.5
+
+
+def test_88_of_128_columns_are_padded_and_halved(tmp_path: Path) -> None:
+    narrow = LARGE[:, :, 20:108]
+    found = read_pickles(leaf(tmp_path, v_aligned_sils=narrow))
+    assert found.silhouettes_128 is not None
+    assert (found.silhouettes_128[:, :, 20:108] == narrow).all()
+    assert not found.silhouettes_128[:, :, :20].any()
+    assert not found.silhouettes_128[:, :, 108:].any()
+    assert (found.silhouettes[:, :, 10:54] == halved(LARGE)[:, :, 10:54]).all()
+    assert not found.silhouettes[:, :, :10].any()
+
+
+@pytest.mark.parametrize("has_channels_last", [True, False])
+def test_colours_are_read_whichever_way_round_they_are(
+    has_channels_last: bool, tmp_path: Path
+) -> None:
+    colours = RGB.transpose(0, 2, 3, 1) if has_channels_last else RGB
+    found = read_pickles(leaf(tmp_path, a=NARROW, v_ratios=RATIOS, v_rgbs=colours, v_sils=LARGE))
+    assert (found.rgb == RGB.transpose(0, 2, 3, 1)).all()
 
 
 def test_a_leaf_of_casiab_star_is_silhouettes_and_crops(tmp_path: Path) -> None:
@@ -273,9 +293,33 @@ def test_a_reject_for_silhouettes_does_not_say_to_do_without(tmp_path: Path) -> 
     assert "modalities" not in str(caught.value)
 
 
-def test_parsing_maps_and_masks_of_0_and_1_are_no_silhouettes(tmp_path: Path) -> None:
-    with pytest.raises(NotAMask, match=r"values 0\.\.11"):
-        read_pickles(leaf(tmp_path, a=SILHOUETTES % 12))
+@pytest.mark.parametrize("highest", [1, 11, 127])
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("v_aligned_sils", "silhouettes"),
+        ("sils_v", "silhouettes_128"),
+        ("v_sils", "rgb_masks"),
+    ],
+)
+def test_parsing_maps_and_masks_of_0_and_1_are_no_silhouettes(
+    name: str, column: str, highest: int, tmp_path: Path
+) -> None:
+    arrays = {
+        "v_aligned_sils": {"v_aligned_sils": NARROW},
+        "sils_v": {"sils_v": LARGE},
+        "v_sils": {"v_aligned_sils": NARROW, "v_ratios": RATIOS, "v_rgbs": RGB, "v_sils": LARGE},
+    }[name]
+    arrays[name] = arrays[name] % (highest + 1)
+    with pytest.raises(NotAMask, match=rf"{column} with values 0\.\.{highest},"):
+        read_pickles(leaf(tmp_path, **arrays))
+
+
+def test_the_lowest_level_of_a_person_is_half_of_white(tmp_path: Path) -> None:
+    frames = SILHOUETTES % 129
+    assert frames.max() == 128
+    frames[:, 0] = 0
+    assert (read_pickles(leaf(tmp_path, a=frames)).silhouettes == frames).all()
 
 
 @pytest.mark.parametrize(
