@@ -1,6 +1,8 @@
 """What ranking a gallery at random gives on average: the scale of every number.
 
-Of a gallery of m walks, r are of the probe's subject, and all orders are equally likely.
+Of a gallery of m walks, r are of the probe's subject, and all orders are equally likely. Of the
+open-set question, all orders of genuine and impostor pairs are; its EER is then 50 % on average,
+because an order and its reverse have EERs that add up to 1.
 """
 
 from __future__ import annotations
@@ -33,6 +35,24 @@ def expected(
         name: np.array([each[name] for each in by_pair], dtype=np.float64)[where.reshape(-1)]
         for name in (*(rank_name(k) for k in ranks), MEAN_AP, MEAN_INP)
     }
+
+
+def expected_tar(num_impostor: int, far: float) -> float:
+    """Expected true accept rate at a false accept rate, 0..1.
+
+    Of I impostor pairs the k nearest may be accepted, k = floor(far I). A genuine pair is accepted
+    if it is nearer than the next one, which it is in k + 1 of its I + 1 places among them: with few
+    impostors many more than `far`.
+
+    Args:
+        num_impostor: I, at least 1.
+        far: False accept rate, 0..1.
+    """
+    num_accepted = int(far * num_impostor)
+    # The product may round to either side; `verify` compares shares.
+    num_accepted += (num_accepted + 1) / num_impostor <= far
+    num_accepted -= num_accepted / num_impostor > far
+    return (num_accepted + 1) / (num_impostor + 1)
 
 
 def _of(m: int, r: int, ranks: Sequence[int]) -> dict[str, float]:

@@ -23,7 +23,7 @@ from raygait.datasets.protocols import (
 )
 from raygait.datasets.splits import SequenceLists
 from raygait.errors import DatasetError
-from raygait.evaluation.chance import expected
+from raygait.evaluation.chance import expected, expected_tar
 from raygait.evaluation.ranking import rank
 from raygait.evaluation.tables import ProtocolTable
 from raygait.evaluation.verification import verify
@@ -134,6 +134,7 @@ def chance(
 ) -> dict[str, float]:
     """Number -> what ranking the gallery at random gives on average, in percent.
 
+    Of the open-set question, what an order of all pairs at random gives.
     Averaged over probes and cells exactly as the number itself is. NaN for one without any pair to
     compare.
 
@@ -156,10 +157,12 @@ def chance(
         groups: ndarray | None,
     ) -> dict[str, float]:
         num_right, num_left_out = _counts(plan, probe, gallery, groups)
-        num_pairs = len(probe) * len(gallery) - int(num_left_out.sum())
-        known = 0 < int(num_right.sum()) < num_pairs
+        num_genuine = int(num_right.sum())
+        num_impostor = len(probe) * len(gallery) - int(num_left_out.sum()) - num_genuine
+        known = num_genuine > 0 and num_impostor > 0
         return {EER: 0.5 if known else np.nan} | {
-            tar_name(far): far if known else np.nan for far in FALSE_ACCEPT_RATES
+            tar_name(far): expected_tar(num_impostor, far) if known else np.nan
+            for far in FALSE_ACCEPT_RATES
         }
 
     # Rounding belongs to the code that is to be matched; chance is worked out.

@@ -13,6 +13,7 @@ import pytest
 
 from raygait.datasets.protocols import (
     CASIAB,
+    FALSE_ACCEPT_RATES,
     PROTOCOLS,
     ProbeSet,
     Protocol,
@@ -21,7 +22,7 @@ from raygait.datasets.protocols import (
 )
 from raygait.datasets.splits import SequenceLists
 from raygait.errors import DatasetError
-from raygait.evaluation.chance import expected
+from raygait.evaluation.chance import expected, expected_tar
 from raygait.evaluation.protocols import chance, evaluate
 from raygait.evaluation.tables import ProtocolTable
 
@@ -325,12 +326,15 @@ class TestListedProbes:
         assert means["TAR-at-FAR-0.1"] == 0
         labels = list(zip(*self.ROWS, strict=True))[:3]
         guess = chance(*labels, protocol("open-set:gait3d"), lists=self.PROBES)
-        assert guess == {
-            "EER": 50,
-            "TAR-at-FAR-0.1": 10,
-            "TAR-at-FAR-0.01": 1,
-            "TAR-at-FAR-0.001": 0.1,
-        }
+        # None of the nine impostors may be accepted: a genuine pair is the nearest of ten.
+        assert guess == pytest.approx(
+            {
+                "EER": 50,
+                "TAR-at-FAR-0.1": 10,
+                "TAR-at-FAR-0.01": 10,
+                "TAR-at-FAR-0.001": 10,
+            }
+        )
 
 
 class TestCcpg:
@@ -576,6 +580,36 @@ class TestChance:
         found = expected(np.array([5]), np.array([0]), (1,))
         assert found["rank1"] == 0
         assert np.isnan([found["mAP"][0], found["mINP"][0]]).all()
+
+    @pytest.mark.parametrize(("num_genuine", "num_impostor"), [(1, 4), (3, 3), (2, 9), (2, 20)])
+    def test_of_the_open_set_question_it_is_the_mean_over_all_orders_of_pairs(
+        self, num_genuine: int, num_impostor: int
+    ) -> None:
+        """One probe at 0, so that the order of pairs is that of gallery walks 1, 2, 3, ..."""
+        num_pairs = num_genuine + num_impostor
+        lists = SequenceLists(probe=frozenset(["a-x-probe"]))
+        rules = protocol("open-set:listed")
+        views = ["probe", *map(str, range(num_pairs))]
+        conditions = ["x"] * len(views)
+        embeddings = np.arange(len(views), dtype=np.float32).reshape(-1, 1, 1)
+        scores = []
+        for order in itertools.combinations(range(num_pairs), num_genuine):
+            subjects = ["a", *("a" if at in order else "b" for at in range(num_pairs))]
+            labels = (subjects, conditions, views)
+            scores.append(evaluate(embeddings, *labels, rules, lists=lists).means)
+        means = {number: np.mean([each[number] for each in scores]) for number in rules.numbers}
+        assert chance(*labels, rules, lists=lists) == pytest.approx(means)
+
+    def test_of_many_pairs_a_tar_at_random_is_the_rate_itself(self) -> None:
+        assert expected_tar(10**12, 0.001) == pytest.approx(0.001)
+        assert expected_tar(7, 1.0) == 1
+
+    @pytest.mark.parametrize("far", [*FALSE_ACCEPT_RATES, 0.29, 0.58])
+    def test_as_many_impostors_are_accepted_as_in_the_measured_rate(self, far: float) -> None:
+        """0.29 * 100 is below 29 in floating point, and 29 / 100 is not above 0.29."""
+        for num in (1, 9, 10, 50, 100, 700, 1000, 12_345):
+            num_accepted = int((np.arange(num + 1) / num <= far).sum()) - 1
+            assert expected_tar(num, far) == (num_accepted + 1) / (num + 1)
 
 
 def world(name: str, *, keep: float = 0.9) -> tuple[list[list[str]], SequenceLists]:
