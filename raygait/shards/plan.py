@@ -106,7 +106,9 @@ def look_up(sequences: Sequence[GaitSequence], source_root: Path) -> list[Source
     for sequence in ordered:
         keys: list[tuple[str, ...]] = [("source", sequence.source_id)]
         if sequence.subject:
-            keys.append((sequence.dataset, sequence.subject, sequence.condition, sequence.view))
+            # As the row will be called: labels with a slash can give one name twice.
+            labels = (sequence.dataset, sequence.subject, sequence.condition, sequence.view)
+            keys.append(("/".join(labels),))
         for key in keys:
             if key in owners:
                 raise DatasetError(

@@ -70,6 +70,13 @@ def test_a_source_that_changed_renames_its_part_alone(change: dict[str, int | st
     assert {before[source] for source in before if before[source] != after[source]} == {mine}
 
 
+def test_two_walks_whose_rows_would_have_one_name_are_refused(tmp_path: Path) -> None:
+    one = GaitSequence("d", "a/b", "c", "v", "1.pkl", "pickles")
+    other = GaitSequence("d", "a", "b/c", "v", "2.pkl", "pickles")
+    with pytest.raises(DatasetError, match=r"2\.pkl and 1\.pkl both claim to be d/a/b/c/v"):
+        look_up([one, other], tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["images", "aligned"])
 def test_a_file_that_changes_is_another_state_whatever_its_kind(kind: str, tmp_path: Path) -> None:
     sequence = GaitSequence("d", "1", "", "", "a.mp4", kind)
