@@ -80,6 +80,14 @@ def test_aligned_masks_of_other_sizes_are_scaled_as_those_of_sustech1k(
     assert (found != area).any()
 
 
+def test_masks_wider_than_high_are_yet_to_be_aligned(masks: np.ndarray, tmp_path: Path) -> None:
+    rows = np.flatnonzero(masks[0].any(axis=1))
+    wide = masks[0][rows[0] : rows[-1] + 1]
+    assert wide.shape[0] < wide.shape[1]
+    with pytest.raises(NotAMask, match=r"higher than wide.* yet to be aligned"):
+        read_aligned(write(tmp_path, [wide] * 3))
+
+
 def test_upright_pictures_are_yet_to_be_aligned(masks: np.ndarray, tmp_path: Path) -> None:
     upright = [np.pad(mask, ((100, 100), (0, 0))) for mask in masks]
     assert upright[0].shape[0] > upright[0].shape[1]

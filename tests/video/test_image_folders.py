@@ -47,6 +47,7 @@ def test_pictures_come_in_the_order_of_their_numbers_in_rgb(
         ("f_1000", "f_0", "f_1200", "f_200"),
         ("13.0", "12.8", "13.1", "12.9"),
         ("t10.050", "t9.950", "t10.100", "t10.000"),
+        ("10.05", "9.95", "10.10", "10.00"),
     ],
 )
 def test_time_stamps_give_an_order_and_no_holes(
