@@ -125,19 +125,28 @@ def embed(
     wanted = None if subjects is None else sorted(subjects)
     if num_workers == 0:
         embedder = ShardEmbedder(str(model), wanted, num_threads=None)
-        return _collect(pa.concat_tables([embedder.embed_shard(path) for path in paths]), shards)
-    table = pa.concat_tables(
-        map_shards(
-            ShardEmbedder,
-            (str(model), wanted, num_threads),
-            [{"shard": str(path)} for path in paths],
-            num_workers=num_workers,
-            num_threads=num_threads,
-        )
+        return _collect((embedder.embed_shard(path) for path in paths), shards)
+    tables = map_shards(
+        ShardEmbedder,
+        (str(model), wanted, num_threads),
+        [{"shard": str(path)} for path in paths],
+        num_workers=num_workers,
+        num_threads=num_threads,
     )
-    for row in table.filter(pc.field("error") != "").to_pylist():
-        raise getattr(errors, row["error"])(row["sequence_id"])
-    return _collect(table, shards)
+    return _collect(tables, shards)
+
+
+def reorder(values: Float32[ndarray, "n p d"], order: Sequence[int]) -> None:
+    """`values[order]`, in place: a second copy of them need not fit into memory."""
+    todo = set(range(len(order)))
+    while todo:
+        first = place = todo.pop()
+        kept = values[first].copy()
+        while order[place] != first:
+            values[place] = values[order[place]]
+            place = order[place]
+            todo.discard(place)
+        values[place] = kept
 
 
 def map_shards(
@@ -388,23 +397,47 @@ def _row(row: Row, value: Float32[ndarray, "p d"] | None) -> dict[str, Any]:
     }
 
 
-def _collect(table: pa.Table, shards: Path) -> Embeddings:
-    # Actors finish in any order; the result must not depend on it.
-    table = table.sort_by("sequence_id")
-    kept = table.filter(pc.is_valid(table["embedding"]))
-    if kept.num_rows == 0:
+def _collect(tables: Iterable[pa.Table], shards: Path) -> Embeddings:
+    """The rows of all tables. Memory holds the result and little more.
+
+    Never as one table: its lists would count their numbers in 32 bits.
+    """
+    values: Float32[ndarray, "n p d"] = np.empty((0, 0, 0), np.float32)
+    labels = [pa.schema([(name, pa.string()) for name in _IDENTITY]).empty_table()]
+    num_rows = 0
+    failure: dict[str, str] | None = None
+    for table in tables:
+        failures = table.filter(pc.field("error") != "").select(["sequence_id", "error"])
+        failure = failure or next(iter(failures.to_pylist()), None)
+        num_rows += table.num_rows
+        kept = table.filter(pc.is_valid(table["embedding"]))
+        if kept.num_rows:
+            numbers = np.asarray(pc.list_flatten(kept["embedding"]), np.float32)
+            chunk = numbers.reshape(kept.num_rows, kept["num_parts"][0].as_py(), -1)
+            start = len(values)
+            # Pages of a large block are moved to where there is room for more, and not copied.
+            # Nothing else refers to them.
+            values.resize((start + len(chunk), *chunk.shape[1:]), refcheck=False)
+            values[start:] = chunk
+            labels.append(kept.select(_IDENTITY))
+    if failure is not None:
+        raise getattr(errors, failure["error"])(failure["sequence_id"])
+    if not len(values):
         raise DatasetError(
-            f"{shards}: no sequence to embed ({table.num_rows} rows, none long enough or of the "
-            f"wanted subjects)"
+            f"{shards}: no sequence to embed ({num_rows} rows, none long enough or of the wanted "
+            "subjects)"
         )
-    values = np.asarray(pc.list_flatten(kept["embedding"]), dtype=np.float32)
-    num_parts = kept["num_parts"][0].as_py()
-    sequence_ids, subjects, conditions, views = (kept[name].to_pylist() for name in _IDENTITY)
+    ids, subjects, conditions, views = (
+        pa.concat_tables(labels)[name].to_pylist() for name in _IDENTITY
+    )
+    # Actors finish in any order; the result must not depend on it.
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    reorder(values, order)
     return Embeddings(
-        sequence_ids=sequence_ids,
-        subjects=subjects,
-        conditions=conditions,
-        views=views,
-        values=values.reshape(kept.num_rows, num_parts, -1),
-        num_too_short=table.num_rows - kept.num_rows,
+        sequence_ids=[ids[place] for place in order],
+        subjects=[subjects[place] for place in order],
+        conditions=[conditions[place] for place in order],
+        views=[views[place] for place in order],
+        values=values,
+        num_too_short=num_rows - len(ids),
     )

@@ -31,7 +31,7 @@ from numpy import ndarray
 
 import raygait
 from raygait.errors import EmbeddingsError
-from raygait.evaluation.embed import TOO_SHORT, Embeddings
+from raygait.evaluation.embed import TOO_SHORT, Embeddings, reorder
 from raygait.recipes.saved_model import RECIPE, WEIGHTS, load_model
 from raygait.sequences import Reject
 from raygait.shards.writer import printable, rejects_path, whole_file
@@ -389,7 +389,7 @@ def read_embeddings(root: Path) -> Embeddings:
     for one, other in itertools.pairwise(order):
         if ids[one] == ids[other]:
             raise EmbeddingsError(f"{root}: sequence {ids[one]!r} is there twice: embed again")
-    _reorder(values, order)
+    reorder(values, order)
     return Embeddings(
         sequence_ids=[ids[place] for place in order],
         subjects=[subjects[place] for place in order],
@@ -437,19 +437,6 @@ def _manifest_of(root: Path) -> Manifest:
     if manifest is None:
         raise EmbeddingsError(f"{root}: no folder of embeddings ({_MANIFEST} is missing)")
     return manifest
-
-
-def _reorder(values: Float32[ndarray, "n p d"], order: Sequence[int]) -> None:
-    """`values[order]`, in place: a second copy of them need not fit into memory."""
-    todo = set(range(len(order)))
-    while todo:
-        first = place = todo.pop()
-        kept = values[first].copy()
-        while order[place] != first:
-            values[place] = values[order[place]]
-            place = order[place]
-            todo.discard(place)
-        values[place] = kept
 
 
 def _summary(file: pq.ParquetFile, path: Path) -> FileSummary:

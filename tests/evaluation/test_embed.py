@@ -1,4 +1,7 @@
+import itertools
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 
 from raygait.errors import ClusterTooSmall, CorruptShard, DatasetError
 from raygait.evaluation.benchmark import TRAINED, metrics_of, run_benchmark
-from raygait.evaluation.embed import embed
+from raygait.evaluation.embed import embed, reorder
 from raygait.recipes import named
 from raygait.recipes.saved_model import SavedModel, initial_model, save_model
 from raygait.recipes.schema import with_overrides
@@ -78,6 +81,52 @@ def test_a_damaged_shard_is_the_same_error_from_a_worker_as_from_here(
     for num_workers in (0, 1):
         with pytest.raises(CorruptShard, match=shard.name):
             embed(tmp_path / "shards", model[1], num_workers=num_workers)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::5])
+def test_rows_change_places_without_a_copy_of_them_all(order: tuple[int, ...]) -> None:
+    values = np.random.default_rng(1).random((4, 3, 2)).astype(np.float32)
+    expected = values[list(order)]
+    reorder(values, order)
+    np.testing.assert_array_equal(values, expected)
+
+
+_PEAK = """
+from pathlib import Path
+import numpy as np, pyarrow as pa
+from raygait.evaluation import embed
+from raygait.training.environment import process_sizes_mb
+
+rows, numbers = 200, 16 * 256
+
+def tables(num):
+    for shard in range(num):
+        values = np.repeat(np.arange(rows, dtype=np.float32), numbers)
+        lists = pa.ListArray.from_arrays(np.arange(rows + 1, dtype=np.int32) * numbers, values)
+        # Backwards and between each other, as actors may leave them.
+        ids = pa.array([f"{rows - row:03d}-{shard:02d}" for row in range(rows)])
+        parts, fine = pa.array([16] * rows, pa.int32()), pa.array([""] * rows)
+        columns = [ids, ids, ids, ids, parts, lists, fine]
+        yield pa.Table.from_arrays(columns, schema=embed._SCHEMA)
+
+embed._collect(tables(1), Path("shards"))
+before = process_sizes_mb()["VmHWM"]
+found = embed._collect(tables(80), Path("shards"))
+assert found.sequence_ids == sorted(found.subjects)
+for row in range(0, len(found), 97):
+    assert (found.values[row] == rows - int(found.sequence_ids[row][:3])).all()
+print(process_sizes_mb()["VmHWM"] - before, found.values.nbytes / 2**20)
+"""
+
+
+def test_gathering_takes_little_more_memory_than_what_is_gathered() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK], cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    peak_mb, result_mb = map(float, done.stdout.split())
+    assert result_mb == 250
+    assert peak_mb < 1.3 * result_mb
 
 
 def test_a_benchmark_scores_the_test_subjects_beside_three_rows_for_scale(

@@ -1,4 +1,3 @@
-import itertools
 import json
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from raygait.evaluation.embedding_files import (
     Manifest,
     ModelIdentity,
     Origin,
-    _reorder,
     file_path,
     read_embeddings,
     read_labels,
@@ -56,14 +54,6 @@ def test_what_is_written_is_read_in_the_order_of_sequence_ids(tmp_path: Path) ->
     np.testing.assert_array_equal(found.values, np.stack([_value(n) for n in range(300)]))
     labels = read_labels(tmp_path).sort_by("sequence_id")
     assert labels.slice(5, 1).to_pylist() == [_row(5)]
-
-
-@pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::5])
-def test_rows_change_places_without_a_copy_of_them_all(order: tuple[int, ...]) -> None:
-    values = np.random.default_rng(1).random((4, 3, 2)).astype(np.float32)
-    expected = values[list(order)]
-    _reorder(values, order)
-    np.testing.assert_array_equal(values, expected)
 
 
 def test_a_file_without_an_embedding_is_a_file(tmp_path: Path) -> None:
