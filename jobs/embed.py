@@ -15,9 +15,7 @@ shard cannot be read, nothing was embedded, or the run failed; what is written s
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +56,7 @@ def main() -> int:
     """Parse, embed, print the report."""
     options = tyro.cli(Options, prog="embed.py", description=__doc__)
     # Imported late: torch and MLflow take seconds that --help need not wait for.
-    from raygait.evaluation.embed_shards import MODEL_PREFIX, embed_shards
+    from raygait.evaluation.embed_shards import embed_shards
     from raygait.evaluation.embedding_files import read_labels, read_rejects
     from raygait.experiments import tracking
     from raygait.experiments.resolve import pin_version, resolve_model
@@ -72,26 +70,23 @@ def main() -> int:
     out = options.out.absolute()
     # An alias may move while the version that it pointed to is fetched.
     pinned = pin_version(options.model, tracking_uri=uri)
-    with contextlib.ExitStack() as stack:
-        scratch = out
-        if is_registered:
-            out.mkdir(parents=True, exist_ok=True)
-            # Below the result, because all nodes see that folder.
-            folder = tempfile.TemporaryDirectory(prefix=MODEL_PREFIX, dir=out)
-            scratch = Path(stack.enter_context(folder))
-        report = embed_shards(
-            options.shards,
-            resolve_model(pinned, tracking_uri=uri, scratch=scratch),
-            out,
-            reference=options.model,
-            version=pinned if is_registered else "",
-            subjects=subjects,
-            num_workers=options.num_workers,
-            num_threads=options.num_threads,
-            use_gpu=options.use_gpu,
-            overwrite=options.overwrite,
-            address=options.address,
-        )
+
+    def fetch(scratch: Path) -> Path:
+        return resolve_model(pinned, tracking_uri=uri, scratch=scratch)
+
+    report = embed_shards(
+        options.shards,
+        fetch if is_registered else fetch(out),
+        out,
+        reference=options.model,
+        version=pinned if is_registered else "",
+        subjects=subjects,
+        num_workers=options.num_workers,
+        num_threads=options.num_threads,
+        use_gpu=options.use_gpu,
+        overwrite=options.overwrite,
+        address=options.address,
+    )
     print(report.to_text())
     if subjects is not None and not report.failures:
         unseen = sorted(set(subjects).difference(read_labels(out)["subject"].to_pylist()))

@@ -16,10 +16,12 @@ import contextlib
 import fcntl
 import hashlib
 import logging
+import os
 import shutil
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,10 +53,10 @@ from raygait.shards.writer import Attempt, printable, remove_leftovers
 
 _log = logging.getLogger(__name__)
 
-MODEL_PREFIX = ".model-"
-"""Begins the name of a folder below the result that a model is downloaded to. What a run that was
-killed leaves of them goes with the next."""
-
+_LOCK = ".lock"
+# Begins the name of a folder below the result that a model is fetched to, because all workers see
+# that place. What a run that was killed leaves of them goes with the next.
+_MODEL_PREFIX = ".model-"
 _WORKER_DIED = "worker-died"
 # Reasons that may not hold the next time: such files are done again.
 _PASSING = frozenset((_WORKER_DIED,))
@@ -124,7 +126,7 @@ class EmbeddingReport:
 
 def embed_shards(
     shards: Path,
-    model: Path,
+    model: Path | Callable[[Path], Path],
     out: Path,
     *,
     reference: str = "",
@@ -143,7 +145,8 @@ def embed_shards(
 
     Args:
         shards: Folder that `shards.ingest` wrote; all workers see it.
-        model: Folder of a saved model; all workers see it.
+        model: Folder of a saved model; all workers see it. Or what fetches one into the folder
+            below `out` that it is given, and returns where it is; it goes when the run ends.
         out: Folder of embeddings, made if missing; all workers see it.
         reference: How a person named the model; its folder if left out.
         version: Registered version that `model` is a copy of; empty for none.
@@ -170,25 +173,22 @@ def embed_shards(
             f"num_workers is {num_workers}, expected 0 or more; num_threads is {num_threads}, "
             "expected 1 or more"
         )
-    shards, model, root = shards.absolute(), model.absolute(), out.absolute()
-    identity = ModelIdentity.of(model, reference, version)
+    shards, root = shards.absolute(), out.absolute()
     wanted = None if subjects is None else tuple(sorted(set(subjects)))
-    tasks, failures = _plan(shards, identity, wanted)
-    planned = Manifest(
-        model=identity,
-        subjects=wanted,
-        shards=str(shards),
-        shards_digest="" if failures else reader.digest(shards),
-        files={task["name"]: Path(task["shard"]).name for task in tasks},
-    )
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EmbeddingsError(f"{root}: cannot be a folder of embeddings: {error}") from error
-    with _only_run(root):
+    reader.list_shards(shards)  # raises, before a model is fetched for nothing
+    with _folder(root), _only_run(root), _local(model, root) as folder:
+        identity = ModelIdentity.of(folder, reference, version)
+        tasks, failures = _plan(shards, identity, wanted)
+        planned = Manifest(
+            model=identity,
+            subjects=wanted,
+            shards=str(shards),
+            shards_digest="" if failures else reader.digest(shards),
+            files={task["name"]: Path(task["shard"]).name for task in tasks},
+        )
         _check_folder(root, planned, overwrite=overwrite)
         planned.write(root)
-        _remove_leftovers(root, model)
+        remove_leftovers(root)
         done = {task["name"]: _summary_if_done(root, task["name"]) for task in tasks}
         todo = [
             task for task in tasks if done[task["name"]] is None and task["shard"] not in failures
@@ -196,7 +196,7 @@ def embed_shards(
         skipped = [summary for summary in done.values() if summary is not None]
         if todo:
             _log.info("%d shards: %d to do, %d there", len(tasks), len(todo), len(skipped))
-            settings = (str(root), str(model), identity, wanted)
+            settings = (str(root), str(folder), identity, wanted)
             failures |= _run(
                 todo,
                 settings,
@@ -207,7 +207,7 @@ def embed_shards(
             )
         written = _summaries(root, [task for task in todo if task["shard"] not in failures])
         num_removed = 0 if failures else _remove_replaced(root, planned)
-        _remove_leftovers(root, model)
+        remove_leftovers(root)
     everything = [*skipped, *written]
     rejects: Counter[tuple[str, str]] = Counter()
     for summary in everything:
@@ -253,8 +253,6 @@ def _plan(
 
 def _check_folder(root: Path, planned: Manifest, *, overwrite: bool) -> None:
     """Refuse to delete by mistake what took hours to compute."""
-    if reader.read_manifest(root) is not None:
-        raise EmbeddingsError(f"{root} is a folder of shards: name another one for the embeddings")
     if overwrite:
         return
     there = read_manifest(root)
@@ -316,24 +314,56 @@ def _remove_replaced(root: Path, planned: Manifest) -> int:
     return num_files
 
 
-def _remove_leftovers(root: Path, model: Path) -> None:
-    remove_leftovers(root)
-    for folder in root.glob(f"{MODEL_PREFIX}*"):
-        if not model.is_relative_to(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+@contextlib.contextmanager
+def _folder(root: Path) -> Iterator[None]:
+    """Make the folder; an error before anything is written into it takes it away again."""
+    if reader.read_manifest(root) is not None:
+        raise EmbeddingsError(f"{root} is a folder of shards: name another one for the embeddings")
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EmbeddingsError(f"{root}: cannot be a folder of embeddings: {error}") from error
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty: what is there stays
+            for folder in made:
+                folder.rmdir()
+        raise
 
 
 @contextlib.contextmanager
 def _only_run(root: Path) -> Iterator[None]:
     """Keep a second run out of the folder; the lock goes with the process, however it ends."""
-    with (root / ".lock").open("w") as file:
+    path = root / _LOCK
+    with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EmbeddingsError(
-                f"{root}: another run is writing here; wait for it to end"
-            ) from None
-        yield
+            # Else the run that held it took the file away, with a folder that it left empty.
+            is_ours = os.path.samestat(os.fstat(file.fileno()), path.stat())
+        except (BlockingIOError, FileNotFoundError):
+            is_ours = False
+        if not is_ours:
+            raise EmbeddingsError(f"{root}: another run is writing here; wait for it to end")
+        try:
+            yield
+        finally:
+            # A run that was refused leaves nothing, not even this.
+            if [each.name for each in root.iterdir()] == [_LOCK]:
+                path.unlink()
+
+
+@contextlib.contextmanager
+def _local(model: Path | Callable[[Path], Path], root: Path) -> Iterator[Path]:
+    """The model's folder. Whoever comes here holds the lock: other copies are of no living run."""
+    for leftover in root.glob(f"{_MODEL_PREFIX}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    if isinstance(model, Path):
+        yield model.absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix=_MODEL_PREFIX, dir=root) as scratch:
+        yield model(Path(scratch)).absolute()
 
 
 def _run(

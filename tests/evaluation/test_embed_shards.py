@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import raygait
-from raygait.errors import EmbeddingsError
+from raygait.errors import EmbeddingsError, RegistryError, ShardError
 from raygait.evaluation.embed import SequenceEmbedder, embed
 from raygait.evaluation.embed_shards import EmbeddingReport, embed_shards
 from raygait.evaluation.embedding_files import read_embeddings, read_manifest, read_rejects
@@ -212,6 +212,7 @@ def test_a_folder_of_other_subjects_or_other_shards_is_refused(model, shards, tm
         _embed(elsewhere, model[1], out)
     with pytest.raises(EmbeddingsError, match="is a folder of shards"):
         _embed(shards, model[1], shards, overwrite=True)
+    assert not (shards / ".lock").exists()
     # Shards that were moved are the same shards.
     shutil.move(shards, tmp_path / "moved")
     assert _embed(tmp_path / "moved", model[1], out).num_files_skipped == 3
@@ -335,6 +336,47 @@ def test_only_one_run_writes_a_folder_at_a_time(model, shards, tmp_path) -> None
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(EmbeddingsError, match="another run is writing"):
             _embed(shards, model[1], out)
+
+
+def test_a_model_that_is_fetched_is_left_alone_by_a_second_run_which_fetches_none(
+    model, shards, tmp_path
+) -> None:
+    out = tmp_path / "out"
+    leftover = out / ".model-of-a-killed-run"
+    leftover.mkdir(parents=True)
+    fetched = []
+
+    def fetch(scratch: Path) -> Path:
+        assert scratch.parent == out
+        assert not leftover.exists()
+        folder = Path(shutil.copytree(model[1], scratch / "copy"))
+        fetched.append(folder)
+        if len(fetched) == 1:
+            with pytest.raises(EmbeddingsError, match="another run is writing"):
+                _embed(shards, fetch, out)
+        return folder
+
+    assert _embed(shards, fetch, out).num_rows == 20
+    assert len(fetched) == 1
+    assert not list(out.glob(".model-*"))
+
+
+@pytest.mark.parametrize("why", ["no model", "no shards", "no saved model"])
+def test_a_run_that_cannot_begin_leaves_no_folder(model, shards, tmp_path, why: str) -> None:
+    def fetch(scratch: Path) -> Path:
+        if why == "no model":
+            raise RegistryError("there is no such version")
+        return scratch
+
+    source = tmp_path / "nowhere" if why == "no shards" else shards
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises((RegistryError, ShardError)):
+        _embed(source, fetch, tmp_path / "new" / "deeper" / "out")
+    assert sorted(tmp_path.iterdir()) == before
+    (tmp_path / "there").mkdir()
+    with pytest.raises((RegistryError, ShardError)):
+        _embed(source, fetch, tmp_path / "there")
+    assert not list((tmp_path / "there").iterdir())
 
 
 def test_batches_hold_one_length_each_within_the_frames_that_a_cpu_likes(model) -> None:

@@ -112,6 +112,10 @@ def test_embeddings_of_an_alias_say_which_version_it_was(
         assert said["model"]["version"] == "models:/gait/1"
     # The copy of the model is not part of the result.
     assert not list((tmp_path / "out").glob(".model-*"))
+    words[1] = "models:/gait/99"
+    done = _run(*words[:-1], "none", cwd=tmp_path, code=1)
+    assert "models:/gait/99" in done.stderr
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_shard_that_cannot_be_read_is_a_sentence_and_exit_code_1_after_the_others(
