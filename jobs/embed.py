@@ -37,7 +37,7 @@ class Options:
     out: Path
     """Folder of embeddings; made if missing, brought up to date if there."""
     subjects: Path | None = None
-    """Text file that names one subject a line; all rows are embedded if left out."""
+    """Text file (UTF-8) that names one subject a line; all rows are embedded if left out."""
     overwrite: bool = False
     """Replace a folder of another model, of other subjects or of another folder of shards."""
     num_workers: int = 1
@@ -55,6 +55,7 @@ class Options:
 def main() -> int:
     """Parse, embed, print the report."""
     options = tyro.cli(Options, prog="embed.py", description=__doc__)
+    subjects = None if options.subjects is None else read_subjects(options.subjects)
     # Imported late: torch and MLflow take seconds that --help need not wait for.
     from raygait.evaluation.embed_shards import embed_shards
     from raygait.evaluation.embedding_files import read_labels, read_rejects
@@ -63,10 +64,6 @@ def main() -> int:
 
     is_registered = options.model.startswith("models:/")
     uri = tracking.prepare(options.tracking_uri) if is_registered else ""
-    subjects = None
-    if options.subjects is not None:
-        lines = options.subjects.read_text().splitlines()
-        subjects = [line.strip() for line in lines if line.strip()]
     out = options.out.absolute()
     # An alias may move while the version that it pointed to is fetched.
     pinned = pin_version(options.model, tracking_uri=uri)
@@ -108,6 +105,26 @@ def main() -> int:
         print(f"error: no sequence in {options.shards} was embedded: {why}", file=sys.stderr)
         return 1
     return 0
+
+
+def read_subjects(path: Path) -> list[str]:
+    """Subjects that a text file names, one a line; blank lines are none.
+
+    Raises:
+        DatasetError: It is not UTF-8.
+    """
+    from raygait.errors import DatasetError
+
+    data = path.read_bytes()
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise DatasetError(
+            f"{path}: line {number} is not UTF-8 ({error.reason}), expected one subject a line: "
+            "save it as UTF-8"
+        ) from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.embed import read_subjects
 from raygait.evaluation.embedding_files import read_embeddings
 from raygait.recipes import named
 from raygait.recipes.saved_model import initial_model, save_model
@@ -116,6 +117,22 @@ def test_embeddings_of_an_alias_say_which_version_it_was(
     done = _run(*words[:-1], "none", cwd=tmp_path, code=1)
     assert "models:/gait/99" in done.stderr
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(("text", "where"), [("001\nL\u00fcders\n", "line 2"), ("\xe9", "line 1")])
+def test_subjects_that_are_not_utf8_are_refused_with_their_line(
+    tmp_path: Path, text: str, where: str
+) -> None:
+    (tmp_path / "subjects.txt").write_bytes(text.encode("latin-1"))
+    words = ["--model", "model", "--shards", "shards", "--out", "out"]
+    done = _run(*words, "--subjects", "subjects.txt", cwd=tmp_path, code=1)
+    assert done.stderr.startswith(f"error: subjects.txt: {where} is not UTF-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["subjects.txt"]
+
+
+def test_subjects_are_read_as_any_editor_saves_them(tmp_path: Path) -> None:
+    (tmp_path / "subjects.txt").write_bytes(b"\xef\xbb\xbf001\r\n\r\n L\xc3\xbcders \r\n")
+    assert read_subjects(tmp_path / "subjects.txt") == ["001", "L\u00fcders"]
 
 
 def test_a_shard_that_cannot_be_read_is_a_sentence_and_exit_code_1_after_the_others(
