@@ -12,13 +12,8 @@ the rest.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import logging
-import os
-import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -39,24 +34,18 @@ from raygait.evaluation.embedding_files import (
     ModelIdentity,
     Origin,
     file_name,
-    file_names,
     file_path,
     model_digests,
-    read_manifest,
     read_summary,
-    remove_file,
     write_file,
 )
+from raygait.evaluation.embedding_folder import check_folder, claim, remove_replaced
 from raygait.sequences import Reject
 from raygait.shards import reader
 from raygait.shards.writer import Attempt, printable, remove_leftovers
 
 _log = logging.getLogger(__name__)
 
-_LOCK = ".lock"
-# Begins the name of a folder below the result that a model is fetched to, because all workers see
-# that place. What a run that was killed leaves of them goes with the next.
-_MODEL_PREFIX = ".model-"
 _WORKER_DIED = "worker-died"
 # Reasons that may not hold the next time: such files are done again.
 _PASSING = frozenset((_WORKER_DIED,))
@@ -176,7 +165,7 @@ def embed_shards(
     shards, root = shards.absolute(), out.absolute()
     wanted = None if subjects is None else tuple(sorted(set(subjects)))
     reader.list_shards(shards)  # raises, before a model is fetched for nothing
-    with _folder(root), _only_run(root), _local(model, root) as folder:
+    with claim(root, model) as folder:
         identity = ModelIdentity.of(folder, reference, version)
         tasks, failures = _plan(shards, identity, wanted)
         planned = Manifest(
@@ -186,7 +175,7 @@ def embed_shards(
             shards_digest="" if failures else reader.digest(shards),
             files={task["name"]: Path(task["shard"]).name for task in tasks},
         )
-        _check_folder(root, planned, overwrite=overwrite)
+        check_folder(root, planned, overwrite=overwrite)
         planned.write(root)
         remove_leftovers(root)
         done = {task["name"]: _summary_if_done(root, task["name"]) for task in tasks}
@@ -206,7 +195,7 @@ def embed_shards(
                 address=address,
             )
         written = _summaries(root, [task for task in todo if task["shard"] not in failures])
-        num_removed = 0 if failures else _remove_replaced(root, planned)
+        num_removed = 0 if failures else remove_replaced(root, planned)
         remove_leftovers(root)
     everything = [*skipped, *written]
     rejects: Counter[tuple[str, str]] = Counter()
@@ -251,35 +240,6 @@ def _plan(
     return [task for _, task in sorted(tasks, key=lambda each: -each[0])], failures
 
 
-def _check_folder(root: Path, planned: Manifest, *, overwrite: bool) -> None:
-    """Refuse to delete by mistake what took hours to compute."""
-    if overwrite:
-        return
-    there = read_manifest(root)
-    if there is None or not any(file_path(root, name).is_file() for name in there.files):
-        return
-    if there.model.digests != planned.model.digests:
-        raise EmbeddingsError(
-            f"{root} holds embeddings of another model: {there.model}; asked for is "
-            f"{planned.model}. Use another folder, or overwrite"
-        )
-    if there.subjects != planned.subjects:
-        ours, theirs = (
-            "all subjects" if each is None else f"{len(each)} subjects, such as {[*each][:3]}"
-            for each in (planned.subjects, there.subjects)
-        )
-        raise EmbeddingsError(
-            f"{root} holds embeddings of {theirs}; asked for are {ours}. Use another folder, or "
-            "overwrite"
-        )
-    # A folder of shards that was moved still has those that were embedded.
-    if there.shards != planned.shards and not there.files.keys() & planned.files.keys():
-        raise EmbeddingsError(
-            f"{root} holds embeddings of the shards in {there.shards}; asked for are those in "
-            f"{planned.shards}, which have none in common. Use another folder, or overwrite"
-        )
-
-
 def _summary_if_done(root: Path, name: str) -> FileSummary | None:
     """The summary of a file that needs no work; None when it has to be done, or done again."""
     path = file_path(root, name)
@@ -304,66 +264,6 @@ def _summaries(root: Path, tasks: Sequence[Mapping[str, str]]) -> list[FileSumma
             f"{missing[0]['name']}: the folder must be one that all machines of the cluster share"
         )
     return [read_summary(file_path(root, task["name"])) for task in tasks]
-
-
-def _remove_replaced(root: Path, planned: Manifest) -> int:
-    replaced = file_names(root) - planned.files.keys()
-    num_files = sum(file_path(root, name).is_file() for name in replaced)
-    for name in replaced:
-        remove_file(root, name)
-    return num_files
-
-
-@contextlib.contextmanager
-def _folder(root: Path) -> Iterator[None]:
-    """Make the folder; an error before anything is written into it takes it away again."""
-    if reader.read_manifest(root) is not None:
-        raise EmbeddingsError(f"{root} is a folder of shards: name another one for the embeddings")
-    made = [folder for folder in (root, *root.parents) if not folder.exists()]
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EmbeddingsError(f"{root}: cannot be a folder of embeddings: {error}") from error
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):  # not empty: what is there stays
-            for folder in made:
-                folder.rmdir()
-        raise
-
-
-@contextlib.contextmanager
-def _only_run(root: Path) -> Iterator[None]:
-    """Keep a second run out of the folder; the lock goes with the process, however it ends."""
-    path = root / _LOCK
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Else the run that held it took the file away, with a folder that it left empty.
-            is_ours = os.path.samestat(os.fstat(file.fileno()), path.stat())
-        except (BlockingIOError, FileNotFoundError):
-            is_ours = False
-        if not is_ours:
-            raise EmbeddingsError(f"{root}: another run is writing here; wait for it to end")
-        try:
-            yield
-        finally:
-            # A run that was refused leaves nothing, not even this.
-            if [each.name for each in root.iterdir()] == [_LOCK]:
-                path.unlink()
-
-
-@contextlib.contextmanager
-def _local(model: Path | Callable[[Path], Path], root: Path) -> Iterator[Path]:
-    """The model's folder. Whoever comes here holds the lock: other copies are of no living run."""
-    for leftover in root.glob(f"{_MODEL_PREFIX}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    if isinstance(model, Path):
-        yield model.absolute()
-        return
-    with tempfile.TemporaryDirectory(prefix=_MODEL_PREFIX, dir=root) as scratch:
-        yield model(Path(scratch)).absolute()
 
 
 def _run(
