@@ -190,6 +190,18 @@ class TestOumvlp:
             valid.to_text()
         )
 
+    def test_a_view_without_any_gallery_is_an_empty_cell_and_no_missing_person(self) -> None:
+        rows = [
+            ("a", "01", "000", 0.0),
+            ("b", "01", "000", 9.0),
+            ("a", "00", "000", 1.0),  # against the empty gallery of 090 alone
+            ("b", "00", "090", 8.0),
+            ("z", "00", "090", 1.0),
+        ]
+        table = table_of(rows, "oumvlp")
+        np.testing.assert_array_equal(table.cells["rank1"], [[np.nan, np.nan], [50, np.nan]])
+        assert (table.num_without_gallery, table.num_empty) == (1, 1)
+
     def test_chance_leaves_out_the_same_probes(self) -> None:
         labels = list(zip(*OUMVLP, strict=True))[:3]
         # 000 to 015: a 1, b 0; 015 to 000: a 1/2, z 0.
@@ -231,6 +243,14 @@ class TestSurvey:
             nan_ok=True,
         )
         assert (table.num_without_gallery, table.num_empty) == (1, 3)
+
+    def test_chance_has_the_own_view_of_the_own_subject_in_no_gallery(self) -> None:
+        labels = list(zip(*self.ROWS, strict=True))[:3]
+        guess = chance(*labels, protocol("casiab-survey"))
+        # Each known probe is left with three walks, one of them its own: at place 1, 2 or 3.
+        assert guess["NM"] == pytest.approx(100 / 3)
+        assert guess["NM/mAP"] == pytest.approx(100 * (1 + 1 / 2 + 1 / 3) / 3)
+        assert guess["CL"] == 0
 
     def test_a_cell_is_a_probe_view(self) -> None:
         rounded = table_of(self.ROWS, "rounded:casiab-survey")
@@ -355,6 +375,11 @@ class TestCcpg:
         assert found == {"UP": 50, "UP/mAP": 75, "UP/mINP": 75}
         assert (table.num_without_gallery, table.num_empty) == (1, 3)
 
+    def test_chance_has_the_own_camera_of_the_own_subject_in_no_gallery(self) -> None:
+        labels = list(zip(*self.ROWS, strict=True))[:3]
+        # a: one of two; b of camera 1: none, left out; b of camera 2: one of three.
+        assert chance(*labels, protocol("ccpg"))["UP"] == pytest.approx(100 * (1 / 2 + 1 / 3) / 2)
+
     def test_as_gait_worked_out_by_hand(self) -> None:
         """From camera 1 to 2: a right, b cannot be; 2 to 1: b right; 1 to 1: both; 2 to 2: none."""
         table = table_of(self.ROWS, "ccpg-gait")
@@ -436,6 +461,16 @@ def test_cosine_ranks_otherwise_than_euclid() -> None:
     embeddings = np.array([[[9, 0]], [[1, 1]], [[1, 0.1]]], np.float32)
     assert evaluate(embeddings, *labels, protocol("ttg200")).means["rank1"] == 0
     assert evaluate(embeddings, *labels, protocol("cosine:ttg200")).means["rank1"] == 100
+
+
+def test_cosine_answers_the_open_set_question_otherwise_than_euclid() -> None:
+    """The genuine pair is of one direction, the impostors are near."""
+    labels = (["a", "b", "a"], ["1", "1", "2"], ["x", "x", "x"])
+    embeddings = np.array([[[9, 0]], [[1, 1]], [[1, 0.1]]], np.float32)
+    means = evaluate(embeddings, *labels, protocol("open-set:ttg200")).means
+    assert (means["EER"], means["TAR-at-FAR-0.1"]) == (100, 0)
+    means = evaluate(embeddings, *labels, protocol("cosine:open-set:ttg200")).means
+    assert (means["EER"], means["TAR-at-FAR-0.1"]) == (0, 100)
 
 
 def literal(

@@ -43,6 +43,20 @@ def test_each_probe_has_a_line_of_the_nearest_subjects_by_number(tmp_path, rever
     assert [path.name for path in tmp_path.iterdir()] == ["s.csv"]
 
 
+def test_the_nearest_by_cosine_are_those_of_its_direction(tmp_path: Path) -> None:
+    """The lower a number, the further its walks point away; those of person 11 are far off."""
+    angles = np.repeat(np.arange(11, dtype=np.float32)[::-1], 2) * 0.1
+    gallery = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    gallery[-2:] *= 1000
+    embeddings = np.concatenate([gallery, [[1, 0]]]).astype(np.float32)[:, None]
+    labels, _ = labels_of([*GALLERY, PROBES[0]])
+    for name, first, last in (("cosine:grew-submission", 11, 2), ("grew-submission", 10, 1)):
+        file = tmp_path / "s.csv"
+        submission.write(file, embeddings, *labels, protocol(name), ["probe"])
+        ranked = file.read_text().splitlines()[1].split(",")[1:]
+        assert ranked == [str(n) for n in range(first, last - 1, -1) for _ in range(2)]
+
+
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
