@@ -1,7 +1,7 @@
 """The file of nearest gallery walks that a benchmark's server scores (GREW), and its check.
 
 A line a probe: the video's id, then the ids of the nearest gallery walks' subjects, the nearest
-first; a subject may come more than once. Ids are whole numbers without leading zeros.
+first; a subject may come more than once. Subjects' ids are whole numbers without leading zeros.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def expected(
         unlabelled: Names that unknown people are filed under.
 
     Raises:
-        DatasetError: There is no probe or no gallery, two probes have one id, or a subject of the
-            gallery is no number.
+        DatasetError: There is no probe or no gallery, two probes have one id, a subject of the
+            gallery is no number, or two are the same one but for leading zeros.
     """
     subject, _, view = (np.asarray(labels, dtype=str) for labels in (subjects, conditions, views))
     probe, gallery = _roles(subjects, conditions, protocol, unlabelled)
@@ -73,9 +73,16 @@ def expected(
             f"protocol {protocol.name!r}: two probes have the video id {_few(repeated)}; each "
             f"needs its own, as the view"
         )
-    return Expected(
-        frozenset(videos), frozenset(map(_number, np.unique(subject[gallery]).tolist()))
-    )
+    by_number: dict[str, list[str]] = {}
+    for each in np.unique(subject[gallery]).tolist():
+        by_number.setdefault(_number(each), []).append(each)
+    for number, names in by_number.items():
+        if len(names) > 1:
+            raise DatasetError(
+                f"protocol {protocol.name!r}: subjects {_few(names)} of the gallery are one "
+                f"number, {number}, in the submission; each needs its own"
+            )
+    return Expected(frozenset(videos), frozenset(by_number))
 
 
 def write(
@@ -92,7 +99,7 @@ def write(
     """Rank the gallery for each probe and write the file, whole or not at all.
 
     Args:
-        path: File to write; its folder is there.
+        path: File to write.
         embeddings: One a sequence.
         subjects: As in `expected`, and so is what follows.
         conditions: Condition of each.
@@ -105,7 +112,9 @@ def write(
         Number of probes.
 
     Raises:
-        DatasetError: As `expected`, or the gallery has too few walks.
+        DatasetError: As `expected`, the gallery has too few walks, or the id of a video is nothing
+            or has spaces around it. Nothing is written then.
+        OSError: The file cannot be written.
     """
     due = expected(subjects, conditions, views, protocol, unlabelled)
     probe, gallery = _roles(subjects, conditions, protocol, unlabelled)
@@ -131,11 +140,14 @@ def write(
         [video, *line]
         for video, line in zip(view[probe].tolist(), numbers[found].tolist(), strict=True)
     )
+    _check_text(text.getvalue(), path, protocol, due)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text.getvalue())
-    check(part, protocol, due)
-    part.replace(path)
+    try:
+        part.write_text(text.getvalue(), encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     return len(probe)
 
 
@@ -153,14 +165,23 @@ def check(path: Path, protocol: Protocol, due: Expected | None = None) -> int:
     Raises:
         DatasetError: It is not; the message says what is wrong and in which line.
     """
-    columns = header(protocol.submission)
     try:
         if path.stat().st_size > _LARGEST_FILE_BYTES:
             raise DatasetError(f"{path} has {path.stat().st_size} bytes; no submission is so large")
-        lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, csv.Error) as error:
+    except ValueError as error:
+        raise DatasetError(f"{path}: not a submission: {error}") from error
+    return _check_text(text, path, protocol, due)
+
+
+def _check_text(text: str, path: Path, protocol: Protocol, due: Expected | None) -> int:
+    """`check` of what the file at `path` holds or is going to hold."""
+    columns = header(protocol.submission)
+    try:
+        lines = list(csv.reader(io.StringIO(text, newline="")))
+    except csv.Error as error:
         raise DatasetError(f"{path}: not a submission: {error}") from error
     if not lines or lines[0] != columns:
         raise DatasetError(
@@ -175,13 +196,16 @@ def check(path: Path, protocol: Protocol, due: Expected | None = None) -> int:
         video, ranked = line[0], line[1:]
         if not video:
             raise DatasetError(f"{where}: there is no video id")
+        if video != video.strip():
+            raise DatasetError(f"{where}: the video id has spaces around it: {video[:40]!r}")
         if video in place:
             raise DatasetError(f"{where}: video {video} is in line {place[video]} too")
         place[video] = number
         for rank, subject in enumerate(ranked, start=1):
-            if not (subject.isascii() and subject.isdecimal()):
+            if not _is_number(subject) or subject != _number(subject):
                 raise DatasetError(
-                    f"{where}, rank{rank}: expected the number of a subject, got {subject[:40]!r}"
+                    f"{where}, rank{rank}: expected the number of a subject without leading "
+                    f"zeros, got {subject[:40]!r}"
                 )
             if due is not None and subject not in due.subjects:
                 raise DatasetError(f"{where}, rank{rank}: {subject} is not in the gallery")
@@ -217,12 +241,16 @@ def _roles(
     return probe, gallery
 
 
+def _is_number(subject: str) -> bool:
+    return subject.isascii() and subject.isdecimal()
+
+
 def _number(subject: str) -> str:
-    if not (subject.isascii() and subject.isdecimal()):
+    if not _is_number(subject):
         raise DatasetError(
             f"subject {subject!r} of the gallery is no number, which the submission needs"
         )
-    return str(int(subject))
+    return subject.lstrip("0") or "0"
 
 
 def _few(names: Collection[str]) -> str:

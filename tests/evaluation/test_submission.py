@@ -65,13 +65,27 @@ def test_the_nearest_by_cosine_are_those_of_its_direction(tmp_path: Path) -> Non
         ([*GALLERY[:19], *PROBES], "names the 20 nearest gallery walks, there are 19"),
         ([*GALLERY, *PROBES, PROBES[0]], "two probes have the video id k9"),
         ([*GALLERY, *PROBES, ("anna", "01", "v", 0.0)], "subject 'anna' of the gallery is no"),
+        (
+            [*GALLERY, *PROBES, ("1", "01", "v", 0.0), ("02", "01", "v", 0.0)],
+            "subjects 00001, 1 of the gallery are one number, 1, in the submission",
+        ),
+        ([*GALLERY, ("probe", "03", "", 0.0)], r"/deep/s.csv, line 2: there is no video id"),
+        ([*GALLERY, ("probe", "03", "k9 ", 0.0)], r"/deep/s.csv, line 2: .* spaces .*'k9 '"),
     ],
-    ids=["no probe", "no gallery", "few", "one id twice", "no number"],
-)
+    ids=["no probe", "no gallery", "few", "one id twice", "no number", "two of one number",
+         "no id", "padded id"],
+)  # fmt: skip
 def test_what_cannot_be_submitted_is_said_and_nothing_written(tmp_path, rows, says) -> None:
     with pytest.raises(DatasetError, match=says):
-        write(tmp_path / "s.csv", rows)
+        write(tmp_path / "deep" / "s.csv", rows)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fails_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
+    (tmp_path / "s.csv" / "taken").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"s\.csv"):
+        write(tmp_path / "s.csv", [*GALLERY, *PROBES])
+    assert [path.name for path in tmp_path.iterdir()] == ["s.csv"]
 
 
 class TestCheck:
@@ -98,7 +112,7 @@ class TestCheck:
             (["a7" + ",1" * 20, ""], "line 3: expected 21 columns, got 0"),
             ([",1" * 10 + ",1" * 10], "line 2: there is no video id"),
             (["a7" + ",1" * 19 + ",3"], "line 2, rank20: 3 is not in the gallery"),
-            (["a7,00001" + ",1" * 19], "line 2, rank1: 00001 is not in the gallery"),
+            (["a7,00001" + ",1" * 19], "rank1: expected the number .* zeros, got '00001'"),
             (["a7,anna" + ",1" * 19], "line 2, rank1: expected the number .*, got 'anna'"),
             (["a7,-1" + ",1" * 19], "rank1: expected the number .*, got '-1'"),
             (["a7," + ",1" * 19], "rank1: expected the number .*, got ''"),
@@ -113,6 +127,26 @@ class TestCheck:
         path.write_text(self.text(*lines))
         with pytest.raises(DatasetError, match=says):
             check(path, GREW, self.DUE)
+
+    @pytest.mark.parametrize(
+        ("line", "says"),
+        [
+            ("vid3,0001" + ",1" * 19, "line 2, rank1: expected the number .* zeros, got '0001'"),
+            ("vid3" + ",1" * 19 + ",00", "line 2, rank20: expected the number .*, got '00'"),
+            ("vid3" + ",1" * 19 + ", 1", "line 2, rank20: expected the number .*, got ' 1'"),
+            (" vid3" + ",1" * 20, "line 2: .* spaces around it: ' vid3'"),
+            ('"vid3\n"' + ",1" * 20, r"line 2: .* spaces around it: 'vid3\\n'"),
+        ],
+    )
+    def test_its_form_is_looked_at_without_knowing_what_it_has_to_hold(
+        self, tmp_path: Path, line: str, says: str
+    ) -> None:
+        path = tmp_path / "s.csv"
+        path.write_text(self.text(line))
+        with pytest.raises(DatasetError, match=says):
+            check(path, GREW)
+        path.write_text(self.text("vid3,0,10" + ",1" * 18))
+        assert check(path, GREW) == 1
 
     @pytest.mark.parametrize(
         ("content", "says"),
