@@ -108,6 +108,7 @@ def _hard_cases() -> dict[str, np.ndarray]:
         "a part of two values": two_valued,
         "an outlier": outlier,
         "tiny": values * np.float32(1e-12),
+        "the smallest": values * np.float32(1e-20),  # parts 1e-19 apart
         "large": values * np.float32(1e12),
     }
 
@@ -120,6 +121,16 @@ def test_it_is_exact_where_a_matrix_product_loses_its_digits(case: str, metric: 
     result = part_distances(values[:9], values, metric=metric)
     np.testing.assert_allclose(result, expected, rtol=1e-4)
     assert ((result == 0) == (expected == 0)).all()
+
+
+def test_below_what_float32_can_square_only_the_cosine_tells_embeddings_apart() -> None:
+    values = embeddings(0, 9) * np.float32(1e-25)
+    assert (part_distances(values, values) == 0).all()
+    np.testing.assert_allclose(
+        part_distances(values, values, metric="cosine"),
+        by_definition(values, values, "cosine"),
+        rtol=1e-4,
+    )
 
 
 @both_metrics
