@@ -7,9 +7,9 @@ A number's name is that of its probe set for rank-1 (`NM`), else `SET/METRIC` (`
 with a single, nameless probe set have the metric alone (`rank1`, `mINP`).
 
 Names may have prefixes. `rounded:NAME` rounds each cell to two decimals before the mean, as
-widespread code of the field does: needed to match its numbers to the last digit. `cosine:NAME`
-ranks by cosine instead of Euclidean distance. `open-set:NAME` compares the same pairs and answers
-another question: not who it is, but whether it is the same person (EER, TAR at a FAR).
+OpenGait does with most: needed to match its numbers to the last digit. `cosine:NAME` ranks by
+cosine instead of Euclidean distance. `open-set:NAME` compares the same pairs and answers another
+question: not who it is, but whether it is the same person (EER, TAR at a FAR).
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class Protocol:
         with_identical: Whether means that include identical views are given beside.
         headline: Numbers whose mean says which of two models is better.
         layout: Columns of the paper's table: `views`, or the numbers.
-        peers_round: Whether widespread code rounds its cells, so that `rounded:` has a meaning.
+        peers_round: Whether OpenGait computes it and rounds its cells, so that `rounded:` has a
+            meaning.
         per_cent_first: How that code gets from a share to a rounded percentage, which differs in
             the last bit: 100 n / m, or 100 (n / m).
         submission: Number of ranks of the file that a benchmark's server scores; 0: there is none.
@@ -210,6 +211,7 @@ OUMVLP_VALID = dataclasses.replace(
     title="OU-MVLP without invalid probes, those whose subject the gallery view does not have",
     source="GaitGL (journal) Table 2, last eight rows: excluding invalid probe sequences",
     without_gallery="left out",
+    peers_round=False,
 )
 
 _SURVEY = (
@@ -364,7 +366,10 @@ SUSTECH1K = Protocol(
 TTG200 = Protocol(
     name="ttg200",
     title="TTG-200, the first walk of each subject against the other five",
-    source="GaitEdge section 5.1 and Table 2: gallery #1, probes #2-6, all views together",
+    source=(
+        "GaitEdge section 5.1 and Table 2: gallery #1, probes #2-6, all views together; OpenGait "
+        "computes and rounds it as GREW's check"
+    ),
     needs="conditions 1 to 6; split ttg200",
     probe_sets=_single(("2", "3", "4", "5", "6"), ("1",)),
     headline=("rank1",),
@@ -453,7 +458,7 @@ def describe() -> str:
     lines += [
         "",
         "Before any of these names:",
-        "    rounded:   each cell is rounded to two decimals, as widespread code does",
+        "    rounded:   each cell is rounded to two decimals, as OpenGait does with most",
         "    cosine:    cosine in place of Euclidean distance",
         "    open-set:  same person or not: EER, and TAR at a FAR, over the same pairs",
     ]

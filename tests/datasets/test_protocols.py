@@ -164,6 +164,20 @@ class TestNames:
         assert all(map(is_error_rate, found.headline))
         assert protocol("cosine:grew").name == "cosine:grew-unofficial"
 
+    def test_cells_are_rounded_where_the_code_that_is_to_be_matched_rounds_them(self) -> None:
+        """OpenGait has a function for each of these; oumvlp-valid it does not compute."""
+        assert {name for name, each in PROTOCOLS.items() if each.peers_round} == {
+            "casiab",
+            "oumvlp",
+            "casiab-survey",
+            "oumvlp-survey",
+            "grew-unofficial",
+            "ccpg-gait",
+            "sustech1k",
+            "ttg200",
+        }
+        assert protocol("rounded:ttg200").rounded
+
     @pytest.mark.parametrize(
         ("name", "says"),
         [
@@ -174,6 +188,7 @@ class TestNames:
             ("cosine:cosine:casiab", "has a prefix twice"),
             ("rounded:gait3d", "no code of the field rounds cells of gait3d"),
             ("rounded:ccpg", "no code of the field rounds cells of ccpg"),
+            ("rounded:oumvlp-valid", "no code of the field rounds cells of oumvlp-valid"),
             ("rounded:open-set:casiab", "rounds cells of the open-set question"),
             ("open-set:grew-submission", "writes a file and has no pairs of known people"),
         ],
