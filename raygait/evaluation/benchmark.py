@@ -12,7 +12,7 @@ import io
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,16 @@ from raygait.datasets.protocols import parts_of
 from raygait.errors import DatasetError, SplitMismatch
 from raygait.evaluation import submission
 from raygait.evaluation.embed import Embeddings, embed
-from raygait.evaluation.embedding_files import model_digests, read_embeddings, read_manifest
+from raygait.evaluation.embedding_files import (
+    model_digests,
+    read_embeddings,
+    read_labels,
+    read_manifest,
+)
 from raygait.evaluation.gei import average_silhouettes
 from raygait.evaluation.protocols import chance, evaluate
 from raygait.evaluation.tables import CSV_HEADER, ProtocolTable, plain, shown
-from raygait.recipes.saved_model import SavedModel, initial_model, load_model, save_model
+from raygait.recipes.saved_model import initial_model, load_model, save_model
 from raygait.recipes.schema import DataOptions
 from raygait.shards import reader
 
@@ -180,7 +185,8 @@ def run_benchmark(
     rows_there = reader.read_rows(shards, columns=["dataset", "subject", "condition", "view"])
     present = {name: rows_there[name].to_pylist() for name in rows_there.column_names}
     sides = splits.split(split or data.test_split or data.split, present["subject"], trains=False)
-    _check_not_trained_on(saved, sides, set(present.pop("dataset")))
+    trained_dataset = saved.origin.get("dataset", "")
+    _check_not_trained_on(saved.subjects, trained_dataset, sides, set(present.pop("dataset")))
     _check_pairs(present, sides, rules, asked)
 
     def embedded(folder: Path) -> Embeddings:
@@ -255,7 +261,8 @@ def score_embeddings(
 
     Raises:
         EmbeddingsError: The folder is not one of embeddings, or is not finished.
-        SplitMismatch: It does not hold the subjects of the split.
+        SplitMismatch: It does not hold the subjects of the split, or the model was trained on one
+            of those to test.
         DatasetError: The split or the protocol is unknown, or finds nothing to compare.
     """
     asked = protocols.protocol(protocol)
@@ -265,6 +272,12 @@ def score_embeddings(
     manifest = read_manifest(folder)
     assert manifest is not None
     sides = splits.split(split, everything.subjects, trains=False)
+    _check_not_trained_on(
+        manifest.trained_subjects,
+        manifest.trained_dataset,
+        sides,
+        set(read_labels(folder)["dataset"].to_pylist()),
+    )
     tested = everything.of_subjects(sides.embedded)
     del everything
     _check_finite(tested)
@@ -322,27 +335,29 @@ def check_submission(path: Path, shards: Path | None, *, split: str, protocol: s
 
 
 def _check_not_trained_on(
-    saved: SavedModel, sides: splits.SubjectSplit, datasets: set[str]
+    subjects: Collection[str], dataset: str, sides: splits.SubjectSplit, tested: set[str]
 ) -> None:
     """Refuse to test people that the model was trained on; names mean people in one data set.
+
+    Args:
+        subjects: Those that the model was trained on.
+        dataset: Of which data set; empty where that is not known.
+        sides: Who is tested.
+        tested: Of which data sets.
 
     Raises:
         SplitMismatch: There is such a subject; it is named.
     """
-    leaked = sorted(set(sides.test).intersection(saved.subjects))
-    if not leaked:
+    leaked = sorted(set(sides.test).intersection(subjects))
+    if not leaked or (dataset and tested.isdisjoint(dataset.split("+"))):
         return
-    trained_on = saved.origin.get("dataset", "")
     said = (
-        f"split {sides.name!r} tests {len(leaked)} of the {len(saved.subjects)} subjects that the "
+        f"split {sides.name!r} tests {len(leaked)} of the {len(subjects)} subjects that the "
         f"model was trained on, such as {leaked[0]}"
     )
-    if trained_on and datasets.isdisjoint(trained_on.split("+")):
-        return
-    if not trained_on:
-        logger.warning("%s, unless it was another data set: the model does not say which", said)
-        return
-    raise SplitMismatch(f"{said}, of {trained_on}: its numbers would say nothing")
+    if dataset:
+        raise SplitMismatch(f"{said}, of {dataset}: its numbers would say nothing")
+    logger.warning("%s, unless it was another data set: the model does not say which", said)
 
 
 def _check_pairs(

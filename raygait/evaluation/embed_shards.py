@@ -40,6 +40,7 @@ from raygait.evaluation.embedding_files import (
     write_file,
 )
 from raygait.evaluation.embedding_folder import check_folder, claim, remove_replaced
+from raygait.recipes.saved_model import load_model
 from raygait.sequences import Reject
 from raygait.shards import reader
 from raygait.shards.writer import Attempt, printable, remove_leftovers
@@ -167,6 +168,7 @@ def embed_shards(
     reader.list_shards(shards)  # raises, before a model is fetched for nothing
     with claim(root, model) as folder:
         identity = ModelIdentity.of(folder, reference, version)
+        saved = load_model(folder)
         tasks, failures = _plan(shards, identity, wanted)
         planned = Manifest(
             model=identity,
@@ -174,7 +176,10 @@ def embed_shards(
             shards=str(shards),
             shards_digest="" if failures else reader.digest(shards),
             files={task["name"]: Path(task["shard"]).name for task in tasks},
+            trained_subjects=saved.subjects,
+            trained_dataset=saved.origin.get("dataset", ""),
         )
+        del saved
         check_folder(root, planned, overwrite=overwrite)
         planned.write(root)
         remove_leftovers(root)

@@ -174,6 +174,9 @@ class Manifest:
         shards: Folder of the shards.
         shards_digest: Their digest (`shards.reader.digest`).
         files: Name of each file, without suffix -> file name of its shard.
+        trained_subjects: Subjects that the model was trained on; whoever scores the embeddings is
+            not to test them.
+        trained_dataset: The data set of those; empty where the model does not say.
     """
 
     model: ModelIdentity
@@ -181,6 +184,8 @@ class Manifest:
     shards: str
     shards_digest: str
     files: Mapping[str, str]
+    trained_subjects: tuple[str, ...] = ()
+    trained_dataset: str = ""
 
     def write(self, root: Path) -> None:
         """Make it the folder's manifest."""
@@ -205,6 +210,7 @@ def read_manifest(root: Path) -> Manifest | None:
         return Manifest(
             model=ModelIdentity(**fields.pop("model")),
             subjects=None if subjects is None else tuple(subjects),
+            trained_subjects=tuple(fields.pop("trained_subjects")),
             **fields,
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:

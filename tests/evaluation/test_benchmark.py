@@ -172,11 +172,14 @@ def trained_on(model: Path, tmp_path: Path) -> Callable[..., Path]:
 @pytest.mark.ray
 class TestWhatIsRefused:
     def test_people_that_the_model_was_trained_on_are_no_test(
-        self, walker_shards: Path, trained_on
+        self, walker_shards: Path, trained_on, tmp_path: Path
     ) -> None:
         folder = trained_on(["003", "004", "005", "006"], {"dataset": "walkers"})
         with pytest.raises(SplitMismatch, match=r"tests 2 of the 4 .* such as 005, of walkers"):
             run_benchmark(folder, walker_shards, split="first:4", num_workers=0)
+        embed_shards(walker_shards, folder, tmp_path / "embeddings", num_workers=0)
+        with pytest.raises(SplitMismatch, match=r"tests 2 of the 4 .* such as 005, of walkers"):
+            score_embeddings(tmp_path / "embeddings", split="first:4", protocol="casiab")
         # Of another data set the same names are other people.
         folder = trained_on(["003", "004", "005", "006"], {"dataset": "casiab+ccpg"})
         assert run_benchmark(folder, walker_shards, split="first:4", num_workers=0).num_subjects
