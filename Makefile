@@ -17,7 +17,7 @@ test: $(VENV)/.installed-dev
 shapes: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q tests/models tests/losses tests/evaluation tests/batches \
 	    $(addprefix tests/video/test_,alignment.py pose.py quality.py redraw.py segmentation.py walking.py) \
-	    -m "not slow and not ray" -k "not refuse and not json" \
+	    -m "not slow and not ray and not gpu" -k "not refuse and not json" \
 	    --jaxtyping-packages=raygait.models,raygait.losses,raygait.evaluation,raygait.batches,raygait.video,beartype.beartype
 
 # Proofs that take minutes: whole clips, repeated kills, grids. Results are recorded beside the tests.

@@ -68,7 +68,8 @@ class Adapter:
         """
         scan = Scan(Path(root), dataset or self.name, takes_file=self.takes_file)
         self.look(scan)
-        scan.leave_out_linked()
+        groups = self.expected.groups if self.expected else ()
+        scan.leave_out_linked({subject for group in groups for subject in group.subjects})
         if not scan.sequences:
             raise DatasetError(
                 f"{root}: no sequence of {self.name} in it; expected {self.layouts}; is this the "

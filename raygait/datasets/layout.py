@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +36,7 @@ _FRAME_ENDINGS = frozenset((".png", ".pkl", *IMAGE_ENDINGS))
 
 # As `video.pickled` reads names.
 _SILHOUETTES = frozenset(("sil", "sils", "silhouette", "silhouettes", "mask", "masks"))
+_NOT_READ = frozenset(("lidar", "pcd", "pcds", "smpl", "smpls", "parsing", "raw", "sync", "hw"))
 _WORD = re.compile(r"[a-z0-9]+")
 
 _MAX_LOGGED = 100
@@ -122,11 +123,16 @@ class Scan:
         """Note that a sequence may lie behind a link."""
         self._links.add(link)
 
-    def leave_out_linked(self) -> None:
+    def leave_out_linked(self, known: Collection[str]) -> None:
         """Leave out each labelled sequence whose frames, behind a link, another one has.
 
         The same frames under two names are one walk of one person. A clip without labels claims
         nothing; a link may say who is in it.
+
+        Args:
+            known: Subjects of the benchmark: one of them has the frames before anybody else, who
+                is a folder that the links point into. Without any, both names stay and are noted:
+                which of them is meant, nobody can tell.
         """
         if not self._links:
             return
@@ -135,12 +141,21 @@ class Scan:
         real_root = self._real_root.rstrip("/")
         owners = {f"{real_root}/{s.source}": s.source for s in labelled if s.source not in linked}
         again: set[str] = set()
-        for source in sorted(linked):
+        subject_of = {s.source: s.subject for s in labelled}
+        for source in sorted(linked, key=lambda each: (subject_of[each] not in known, each)):
             owner = owners.setdefault(os.path.realpath(self._path(source)), source)
-            if owner != source:
-                why = f"a link to the frames of {owner}, under another name: left out"
-                self._once_more(source, why)
-                again.add(source)
+            if owner == source:
+                continue
+            if not known:
+                self._once_more(source, f"a link to the frames of {owner}, under another name")
+                continue
+            if subject_of[source] in known and subject_of[owner] not in known:
+                owners[os.path.realpath(self._path(source))] = source
+                source, owner = owner, source
+            self._once_more(
+                source, f"a link to the frames of {owner}, under another name: left out"
+            )
+            again.add(source)
         self.sequences = [s for s in self.sequences if s.source not in again]
 
     def leave_out(self, path: str, why: str, *, is_logged: bool = True) -> None:
@@ -340,7 +355,11 @@ def holds_silhouettes(source: str, leaf: Leaf) -> bool:
     """Whether a pickle in a folder is named for silhouettes, or as the folder."""
     stems = [name[:-4].lower() for name in leaf.frames if _ending(name) == ".pkl"]
     folder = source.rpartition("/")[2].lower()
-    return any(stem == folder or _SILHOUETTES & set(_WORD.findall(stem)) for stem in stems)
+    words = {stem: set(_WORD.findall(stem)) for stem in stems}
+    return any(
+        not words[stem] & _NOT_READ and (stem == folder or words[stem] & _SILHOUETTES)
+        for stem in stems
+    )
 
 
 def _ending(name: str) -> str:

@@ -12,7 +12,7 @@ import io
 import json
 import logging
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,7 +186,8 @@ def run_benchmark(
     present = {name: rows_there[name].to_pylist() for name in rows_there.column_names}
     sides = splits.split(split or data.test_split or data.split, present["subject"], trains=False)
     trained_dataset = saved.origin.get("dataset", "")
-    _check_not_trained_on(saved.subjects, trained_dataset, sides, set(present.pop("dataset")))
+    rows = zip(present.pop("dataset"), present["subject"], strict=True)
+    _check_not_trained_on(saved.subjects, trained_dataset, sides, rows)
     _check_pairs(present, sides, rules, asked)
 
     def embedded(folder: Path) -> Embeddings:
@@ -207,11 +208,11 @@ def run_benchmark(
 
     trained = embedded(model)
     num_submitted = _submit(submission_path, trained, asked, sides, device)
-    rows = {TRAINED: table(trained)}
+    tables = {TRAINED: table(trained)}
     if scratch is not None:
         untrained = initial_model(saved.recipe, saved.subjects)
         save_model(scratch / "untrained", untrained.network, saved.recipe, saved.subjects, step=0)
-        rows[UNTRAINED] = table(embedded(scratch / "untrained"))
+        tables[UNTRAINED] = table(embedded(scratch / "untrained"))
         # The same frames of the same sequences as the network saw, as silhouettes in any case.
         is_silhouettes = data.modality == "silhouettes"
         averages = average_silhouettes(
@@ -220,14 +221,14 @@ def run_benchmark(
             width_px=data.width_px if is_silhouettes else DataOptions().width_px,
             sequence_ids=trained.sequence_ids,
         )
-        rows[AVERAGED] = table(averages)
+        tables[AVERAGED] = table(averages)
     return Benchmark(
         protocol=rules.name,
         split=sides.name,
         num_subjects=len(set(trained.subjects) - set(sides.unlabelled)),
         num_sequences=len(trained),
         num_too_short=trained.num_too_short,
-        rows=rows,
+        rows=tables,
         chance=chance(*_labels(trained), rules, lists=sides.lists),
         recipe=saved.recipe.name,
         step=saved.step,
@@ -272,11 +273,12 @@ def score_embeddings(
     manifest = read_manifest(folder)
     assert manifest is not None
     sides = splits.split(split, everything.subjects, trains=False)
+    labels = read_labels(folder)
     _check_not_trained_on(
         manifest.trained_subjects,
         manifest.trained_dataset,
         sides,
-        set(read_labels(folder)["dataset"].to_pylist()),
+        zip(*(labels[name].to_pylist() for name in ("dataset", "subject")), strict=True),
     )
     tested = everything.of_subjects(sides.embedded)
     del everything
@@ -335,7 +337,10 @@ def check_submission(path: Path, shards: Path | None, *, split: str, protocol: s
 
 
 def _check_not_trained_on(
-    subjects: Collection[str], dataset: str, sides: splits.SubjectSplit, tested: set[str]
+    subjects: Collection[str],
+    dataset: str,
+    sides: splits.SubjectSplit,
+    rows: Iterable[tuple[str, str]],
 ) -> None:
     """Refuse to test people that the model was trained on; names mean people in one data set.
 
@@ -343,20 +348,26 @@ def _check_not_trained_on(
         subjects: Those that the model was trained on.
         dataset: Of which data set; empty where that is not known.
         sides: Who is tested.
-        tested: Of which data sets.
+        rows: Data set and subject of each sequence.
 
     Raises:
         SplitMismatch: There is such a subject; it is named.
     """
-    leaked = sorted(set(sides.test).intersection(subjects))
-    if not leaked or (dataset and tested.isdisjoint(dataset.split("+"))):
+    known, tested = {dataset, *dataset.split("+")}, set(sides.test).intersection(subjects)
+    leaked = sorted(
+        {subject for name, subject in rows if subject in tested and (not dataset or name in known)}
+    )
+    if not leaked:
         return
     said = (
         f"split {sides.name!r} tests {len(leaked)} of the {len(subjects)} subjects that the "
         f"model was trained on, such as {leaked[0]}"
     )
     if dataset:
-        raise SplitMismatch(f"{said}, of {dataset}: its numbers would say nothing")
+        raise SplitMismatch(
+            f"{said}, of {dataset}: its numbers would say nothing. If they are other people, name "
+            "their data set otherwise: preprocess with another --dataset-name"
+        )
     logger.warning("%s, unless it was another data set: the model does not say which", said)
 
 

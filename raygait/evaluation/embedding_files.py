@@ -210,7 +210,7 @@ def read_manifest(root: Path) -> Manifest | None:
         return Manifest(
             model=ModelIdentity(**fields.pop("model")),
             subjects=None if subjects is None else tuple(subjects),
-            trained_subjects=tuple(fields.pop("trained_subjects")),
+            trained_subjects=tuple(fields.pop("trained_subjects", ())),
             **fields,
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -33,6 +33,7 @@ class Network:
         return [self._interpreter.get_tensor(place) for place in self._outputs]
 
 
+@runtime_checkable
 class PoseEstimator(Protocol):
     """The joints of the person in the middle of a crop."""
 
@@ -40,6 +41,7 @@ class PoseEstimator(Protocol):
         """Probability of each COCO joint, 255 = 1.0, over the middle three quarters of a crop."""
 
 
+@runtime_checkable
 class Segmenter(Protocol):
     """The pixels of the person in the middle of a crop."""
 

@@ -87,7 +87,7 @@ def test_what_is_left_out_is_in_the_report(tmp_path: Path) -> None:
     assert {one.path for one in report.left_out} == {"a/coat/notes.txt", "a/coat/back.mp4", "b"}
 
 
-def test_a_link_to_a_clip_is_no_second_person_and_may_say_who_is_in_it(tmp_path: Path) -> None:
+def test_a_link_to_a_clip_may_say_who_is_in_it_and_two_names_are_noted(tmp_path: Path) -> None:
     clip(tmp_path, "all/17.mp4")
     clip(tmp_path, "anna/coat/front.mp4")
     (tmp_path / "anna/coat/back.mp4").symlink_to("../../all/17.mp4")
@@ -98,6 +98,7 @@ def test_a_link_to_a_clip_is_no_second_person_and_may_say_who_is_in_it(tmp_path:
         ("", "all/17.mp4"),
         ("anna", "anna/coat/back.mp4"),
         ("anna", "anna/coat/front.mp4"),
+        ("ben", "ben/coat/front.mp4"),
     ]
     assert [one.path for one in scan.duplicated] == ["ben/coat/front.mp4"]
 
