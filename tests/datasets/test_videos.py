@@ -170,3 +170,14 @@ def test_a_root_without_a_clip_is_an_error_that_says_what_was_looked_for(tmp_pat
     clip(tmp_path, "notes.txt")
     with pytest.raises(DatasetError, match=r"no clip in it; expected files ending in .*\.mp4"):
         videos.index(tmp_path)
+
+
+def test_a_link_of_a_known_subject_owns_the_frames_that_it_points_at(tmp_path: Path) -> None:
+    frames = tmp_path / "store/kept/00002"
+    frames.mkdir(parents=True)
+    (frames / "0001.png").write_bytes(b"")
+    (tmp_path / "00002/00").mkdir(parents=True)
+    (tmp_path / "00002/00/000").symlink_to("../../store/kept/00002")
+    scan = DATASETS["oumvlp"].scan(tmp_path)
+    assert [(s.subject, s.condition, s.view) for s in scan.sequences] == [("00002", "00", "000")]
+    assert [one.path for one in scan.duplicated] == ["store/kept/00002"]
