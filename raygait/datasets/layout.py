@@ -34,9 +34,11 @@ CLIP_ENDINGS = frozenset(
 
 _FRAME_ENDINGS = frozenset((".png", ".pkl", *IMAGE_ENDINGS))
 
-# As `video.pickled` reads names.
-_SILHOUETTES = frozenset(("sil", "sils", "silhouette", "silhouettes", "mask", "masks"))
-_NOT_READ = frozenset(("lidar", "pcd", "pcds", "smpl", "smpls", "parsing", "raw", "sync", "hw"))
+# Words in the names of pickles; `video.pickled` goes by the same.
+SILHOUETTE_WORDS = frozenset(("sil", "sils", "silhouette", "silhouettes", "mask", "masks"))
+NOT_READ_WORDS = frozenset(
+    ("lidar", "pcd", "pcds", "smpl", "smpls", "parsing", "raw", "sync", "hw")
+)
 _WORD = re.compile(r"[a-z0-9]+")
 
 _MAX_LOGGED = 100
@@ -357,7 +359,7 @@ def holds_silhouettes(source: str, leaf: Leaf) -> bool:
     folder = source.rpartition("/")[2].lower()
     words = {stem: set(_WORD.findall(stem)) for stem in stems}
     return any(
-        not words[stem] & _NOT_READ and (stem == folder or words[stem] & _SILHOUETTES)
+        not words[stem] & NOT_READ_WORDS and (stem == folder or words[stem] & SILHOUETTE_WORDS)
         for stem in stems
     )
 

@@ -38,6 +38,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
+from raygait.datasets.layout import NOT_READ_WORDS, SILHOUETTE_WORDS
 from raygait.datasets.pickles import read_array
 from raygait.errors import BadArray, EmptySilhouette, NotAMask
 from raygait.video.extraction import ExtractedSequence, FrameQuality
@@ -58,8 +59,6 @@ _Column = Literal[
 PICKLED_MODALITIES: tuple[Modality, ...] = get_args(Modality)
 """What a leaf of pickles may hold."""
 
-_NOT_READ = frozenset(("lidar", "pcd", "pcds", "smpl", "smpls", "parsing", "raw", "sync", "hw"))
-_SILHOUETTE_WORDS = frozenset(("sil", "sils", "silhouette", "silhouettes", "mask", "masks"))
 _RGB_WORDS = frozenset(("rgb", "rgbs"))
 _RATIO_WORDS = frozenset(("ratio", "ratios"))
 _HEATMAP_WORDS = frozenset(("heatmap", "heatmaps"))
@@ -195,7 +194,7 @@ def _words(path: Path) -> set[str]:
 def _columns_by_name(path: Path) -> tuple[_Column, ...] | None:
     """What a file can be by its name: all when the name does not say, None when never read."""
     words = _words(path)
-    if words & _NOT_READ or ("aligned" in words and words & _RGB_WORDS):
+    if words & NOT_READ_WORDS or ("aligned" in words and words & _RGB_WORDS):
         return None
     if words & _RATIO_WORDS:
         return ("rgb_ratio",)
@@ -205,10 +204,10 @@ def _columns_by_name(path: Path) -> tuple[_Column, ...] | None:
         return ("heatmaps", "heatmaps_redrawn")
     if words & _POSE_WORDS:
         return ("joints",)
-    if words & _SILHOUETTE_WORDS:
+    if words & SILHOUETTE_WORDS:
         if "aligned" in words:
             return _ALIGNED
-        is_last = re.search(rf"[^a-z0-9]({'|'.join(_SILHOUETTE_WORDS)})$", path.stem.lower())
+        is_last = re.search(rf"[^a-z0-9]({'|'.join(SILHOUETTE_WORDS)})$", path.stem.lower())
         return _CUT if is_last else _UNSAID
     return get_args(_Column)
 
