@@ -306,6 +306,9 @@ def _measure(settings: dict[str, Any]) -> dict[str, Any]:
     loader = make_loader(
         recipe, cache, subjects, world_size=num_workers, num_threads=num_threads, device=device
     )
+    # The first optimiser of a process imports torch's compiler: no memory of a step, and an import
+    # that runs out of memory half-way can end in any error.
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
     before_mb, available_mb = _room(device, settings["memory_mb"])
 
     torch.manual_seed(recipe.seed)
