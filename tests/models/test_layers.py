@@ -36,6 +36,28 @@ def test_temporal_max_does_not_depend_on_the_order_of_frames() -> None:
     torch.testing.assert_close(temporal_max(shuffled), temporal_max(features), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("channels", "stride"), [(4, 2), (12, 2), (16, 2), (4, 1)])
+def test_a_kernel_of_one_pixel_equals_a_matrix_product_in_values_and_gradients(
+    channels: int, stride: int
+) -> None:
+    # Of under 16 channels, a stride and maps of this size oneDNN's gradient left its buffers.
+    convolution = Convolution2d(channels, 8, 1, stride=stride)
+    frames = torch.randn(6, channels, 64, 44).contiguous(memory_format=torch.channels_last)
+    weights = torch.randn(6, 8, 64 // stride, 44 // stride)
+    (convolution(frames.requires_grad_()) * weights).sum().backward()
+
+    literal_frames = frames.detach().clone().requires_grad_()
+    kernel = convolution.weight.detach()[:, :, 0, 0].clone().requires_grad_()
+    seen = literal_frames[:, :, ::stride, ::stride]
+    (torch.einsum("dc,mchw->mdhw", kernel, seen) * weights).sum().backward()
+
+    torch.testing.assert_close(frames.grad, literal_frames.grad)
+    assert convolution.weight.grad is not None
+    torch.testing.assert_close(
+        convolution.weight.grad[:, :, 0, 0], kernel.grad, rtol=1e-4, atol=1e-3
+    )
+
+
 def literal_gem(row: Tensor, power: Tensor) -> Tensor:
     """Eq. 10 for one row of values, as printed."""
     total = torch.zeros((), dtype=row.dtype)
