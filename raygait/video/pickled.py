@@ -8,7 +8,8 @@ name that is the view's (a file by itself, `VIEW/VIEW.pkl`) only `*-sils` counts
 |---|---|---|
 | uint8 n×64×64 | any, `*aligned-sils`, `sils-*`, `*Sils_aligned` | `silhouettes` |
 | uint8 n×64×44 | the same | `silhouettes`, 10 black columns on either side |
-| uint8 n×128×128, n×128×88 | not `*-sils` | `silhouettes_128`; `silhouettes` are 2×2 means |
+| uint8 n×128×128 | not `*-sils` | `silhouettes_128`; `silhouettes` are 2×2 means |
+| uint8 n×128×88 | any | the same, 20 black columns on either side |
 | uint8 n×128×128 | `*-sils`, any beside `*rgbs` | `rgb_masks` |
 | uint8 n×3×128×128, n×128×128×3 | `*rgbs` | `rgb`, kept as JPEG |
 | float n | `*ratios` | `rgb_ratio` |
@@ -67,7 +68,8 @@ _POSE_WORDS = frozenset(("pose", "poses", "joints", "keypoints"))
 # What names of silhouettes allow. `<view>-sils` of 128×128 are crops' masks (CASIA-B*, CCPG);
 # Gait3D's aligned ones of that size are `sils-<view>`.
 _ALIGNED: tuple[_Column, ...] = ("silhouettes", "silhouettes_128")
-_CUT: tuple[_Column, ...] = ("silhouettes", "rgb_masks")
+# Of what a shape allows, the first here is meant.
+_CUT: tuple[_Column, ...] = ("rgb_masks", *_ALIGNED)
 _UNSAID: tuple[_Column, ...] = (*_ALIGNED, "rgb_masks")
 _MASKS: frozenset[_Column] = frozenset(("silhouettes", "silhouettes_128", "rgb_masks"))
 # `u` for uint8 or `f` for floats, and the shape of a frame -> what it can be.
@@ -235,7 +237,8 @@ def _column(
     is_float = np.issubdtype(array.dtype, np.floating)
     kind = "u" if array.dtype == np.uint8 else "f" if is_float else ""
     frame_shape = array.shape[1:] if array.ndim else (-1,)
-    possible = [column for column in _BY_SHAPE.get((kind, frame_shape), ()) if column in by_name]
+    by_shape = _BY_SHAPE.get((kind, frame_shape), ())
+    possible = [column for column in by_name if column in by_shape]
     if not possible:
         expected = "; ".join(
             f"{column} {'uint8' if kind == 'u' else 'float'} "
@@ -249,7 +252,7 @@ def _column(
             f"{expected}" + ("" if "silhouettes" in by_name else f"; {_LEAVE_OUT}")
         )
     # Whole crops lie beside the colours that they were cut with.
-    return possible[-1] if has_rgb else possible[0]
+    return "rgb_masks" if has_rgb and "rgb_masks" in possible else possible[0]
 
 
 def _check_lengths(columns: dict[_Column, NDArray[Any]], paths: dict[_Column, Path]) -> None:

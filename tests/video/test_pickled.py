@@ -89,9 +89,10 @@ def test_silhouettes_of_128_are_kept_and_halved(tmp_path: Path) -> None:
     assert np.abs(found.silhouettes - means).max() <= 0.5
 
 
-def test_88_of_128_columns_are_padded_and_halved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["v_aligned_sils", "v_sils", "1_sil", "sils_v", "v"])
+def test_88_of_128_columns_are_padded_and_halved(name: str, tmp_path: Path) -> None:
     narrow = LARGE[:, :, 20:108]
-    found = read_pickles(leaf(tmp_path, v_aligned_sils=narrow))
+    found = read_pickles(leaf(tmp_path, **{name: narrow}))
     assert found.silhouettes_128 is not None
     assert (found.silhouettes_128[:, :, 20:108] == narrow).all()
     assert not found.silhouettes_128[:, :, :20].any()
