@@ -1,8 +1,8 @@
 """OpenGait's pickles of one walk -> a sequence, as they are: nothing is cut, scaled or centred.
 
 A leaf `ID/TYPE/VIEW/` holds one pickled array, or several, each a modality of the same frames. What
-an array is is told by its name where the name says so, and else by its shape. Of a
-name that is the view's (a file by itself, `VIEW/VIEW.pkl`) only `*-sils` counts.
+an array is is told by its name where the name says so, and else by its shape. A name that is the
+view's says nothing: `VIEW/VIEW.pkl`, and a file by itself unless it is called `*-sils`.
 
 | array | name | becomes |
 |---|---|---|
@@ -216,13 +216,15 @@ def _columns_by_name(path: Path) -> tuple[_Column, ...] | None:
 
 def _is_view(member: Path, source: Path) -> bool:
     """Whether a file is named after its view, `raw` or `pose` say, and not after what it holds."""
-    return member == source or member.stem == source.name
+    return member == source or member.stem == member.parent.name
 
 
 def _columns_of(member: Path, source: Path) -> tuple[_Column, ...] | None:
     """`_columns_by_name`, but for a file that is named after its view."""
     columns = _columns_by_name(member)
-    return get_args(_Column) if _is_view(member, source) and columns != _CUT else columns
+    if member.stem != member.parent.name and columns == _CUT:
+        return columns  # a file by itself may be one of a leaf
+    return get_args(_Column) if _is_view(member, source) else columns
 
 
 def _is_wanted(columns: tuple[_Column, ...], modalities: Collection[Modality]) -> bool:

@@ -48,7 +48,9 @@ def test_a_single_file_is_a_leaf_of_its_own(tmp_path: Path) -> None:
     assert (found.silhouettes == SILHOUETTES).all()
 
 
-@pytest.mark.parametrize("view", ["raw", "pose", "hw", "sync", "aligned_rgb", "rgb", "ratios"])
+@pytest.mark.parametrize(
+    "view", ["raw", "pose", "hw", "sync", "aligned_rgb", "rgb", "ratios", "front_mask", "v_sils"]
+)
 @pytest.mark.parametrize("frames", [SILHOUETTES, LARGE], ids=["64", "128"])
 def test_a_name_that_is_the_views_says_no_modality(
     frames: np.ndarray, view: str, tmp_path: Path
