@@ -17,11 +17,11 @@ view's says nothing: `VIEW/VIEW.pkl`, and a file by itself unless it is called `
 | uint8 n×17×64×48 | any, `*heatmap` | `heatmaps` |
 | float n×17×3 | any, `*pose` | `joints` |
 
-Colours come with masks and ratios or not at all: colours that lack one are refused, masks and
-ratios without colours are left out. The frames of 44 columns are the same after the cut that every
-network makes. Passed over, by name: point clouds and what is projected from them, SMPL, parsing,
-and what is raw or resampled to another sensor's rate (SUSTech1K's `*_raw`, `*-sync-*`,
-`*Ratios-HW`).
+Where one is called aligned, no other is taken for silhouettes. Colours come with masks and ratios
+or not at all: colours that lack one are refused, masks and ratios without colours are left out. The
+frames of 44 columns are the same after the cut that every network makes. Passed over, by name:
+point clouds and what is projected from them, SMPL, parsing, and what is raw or resampled to another
+sensor's rate (SUSTech1K's `*_raw`, `*-sync-*`, `*Ratios-HW`).
 
 Facts of the layouts: OpenGait's `datasets/*/README.md`.
 """
@@ -118,16 +118,21 @@ def read_pickles(
     members = pickle_paths(path)
     has_rgb = any(_RGB_WORDS & _words(member) for member in members if not _is_view(member, path))
     can_be = {member: _columns_of(member, path) or () for member in members}
-    if any(columns == _ALIGNED for columns in can_be.values()):
-        # Whatever else is called silhouettes is not aligned.
+    has_aligned = _ALIGNED in can_be.values()
+    if has_aligned:
+        # Of what else may be silhouettes nothing says that it is aligned.
         can_be = {
-            member: ("rgb_masks",) if columns in (_UNSAID, _CUT) else columns
-            for member, columns in can_be.items()
+            member: names if names == _ALIGNED else tuple(n for n in names if n not in _ALIGNED)
+            for member, names in can_be.items()
         }
-    for member in members:
+    # Colours come before what only they need.
+    for member in sorted(members, key=lambda member: can_be[member] == ("rgb_masks",)):
         if not _is_wanted(can_be[member], modalities):
             continue
         array = read_array(member)
+        has_colours = has_rgb or "rgb" in columns
+        if has_aligned and not has_colours and _is_mask(array) and can_be[member] != _ALIGNED:
+            continue
         column = _column(member, array, can_be[member], has_rgb=has_rgb)
         if not _is_wanted((column,), modalities):
             continue
@@ -255,6 +260,10 @@ def _column(
         )
     # Whole crops lie beside the colours that they were cut with.
     return "rgb_masks" if has_rgb and "rgb_masks" in possible else possible[0]
+
+
+def _is_mask(array: NDArray[Any]) -> bool:
+    return array.dtype == np.uint8 and array.ndim == 3
 
 
 def _check_lengths(columns: dict[_Column, NDArray[Any]], paths: dict[_Column, Path]) -> None:

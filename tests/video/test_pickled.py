@@ -161,14 +161,32 @@ def test_of_sustech1k_the_aligned_silhouettes_and_the_poses_are_read(tmp_path: P
     assert found.joints is not None
 
 
-@pytest.mark.parametrize("name", ["v_sils", "sils", "sils_v"])
-def test_beside_aligned_silhouettes_others_are_the_masks_of_colours(
-    name: str, tmp_path: Path
+@pytest.mark.parametrize("other", [LARGE, LARGE[:, :, 20:108], SILHOUETTES, NARROW[1:]])
+@pytest.mark.parametrize("name", ["v_sils", "sils", "sils_v", "v", "a"])
+def test_beside_aligned_silhouettes_others_are_left_to_colours_that_are_not_there(
+    name: str, other: np.ndarray, tmp_path: Path
 ) -> None:
-    path = leaf(tmp_path, v_aligned_sils=SILHOUETTES, **{name: LARGE})
+    path = leaf(tmp_path / "v", v_aligned_sils=SILHOUETTES, **{name: 255 - other})
     found = read_pickles(path)
     assert (found.silhouettes == SILHOUETTES).all()
     assert found.silhouettes_128 is found.rgb_masks is None
+
+
+def test_beside_aligned_silhouettes_a_name_that_says_nothing_may_be_the_masks_of_colours(
+    tmp_path: Path,
+) -> None:
+    path = leaf(tmp_path, v_aligned_sils=NARROW, a=RGB, b=RATIOS, v_sils=LARGE)
+    assert (read_pickles(path).rgb_masks == LARGE).all()
+    (path / "a.pkl").rename(path / "v-rgbs.pkl")
+    (path / "v-sils.pkl").rename(path / "c.pkl")
+    assert (read_pickles(path).rgb_masks == LARGE).all()
+
+
+def test_two_that_are_called_aligned_are_both_read(tmp_path: Path) -> None:
+    path = leaf(tmp_path, v_aligned_sils=SILHOUETTES, v_128_aligned_sils=LARGE)
+    found = read_pickles(path)
+    assert (found.silhouettes == SILHOUETTES).all()
+    assert (found.silhouettes_128 == LARGE).all()
 
 
 def test_masks_that_only_colours_have_are_no_aligned_silhouettes(tmp_path: Path) -> None:
