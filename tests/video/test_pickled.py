@@ -349,9 +349,10 @@ def test_the_lowest_level_of_a_person_is_half_of_white(tmp_path: Path) -> None:
         ("v_aligned_sils", lambda aligned: 255 - aligned),
         ("v_aligned_sils", lambda aligned: 255 - aligned[:, :, 10:54]),
         ("sils_v", lambda aligned: 255 - aligned.repeat(2, axis=1).repeat(2, axis=2)),
+        ("v", lambda aligned: np.pad(255 - aligned[:, :, 10:54], ((0, 0), (0, 0), (10, 10)))),
         ("v", lambda aligned: np.full_like(aligned, 255)),
     ],
-    ids=["64", "44", "128", "all white"],
+    ids=["64", "44", "128", "44 padded", "all white"],
 )
 def test_inverted_silhouettes_are_refused(
     name: str, invert: Callable[[np.ndarray], np.ndarray], tmp_path: Path
@@ -366,6 +367,12 @@ def test_a_few_frames_that_a_person_fills_stay_in_their_walk(tmp_path: Path) -> 
     frames = SILHOUETTES.copy()
     frames[:, 0] = 0
     frames[1:3] = 255
+    assert (read_pickles(leaf(tmp_path, a=frames)).silhouettes == frames).all()
+
+
+def test_a_narrow_person_whom_occluders_cut_to_a_block_is_not_inverted(tmp_path: Path) -> None:
+    frames = np.zeros_like(SILHOUETTES)
+    frames[:, :, 14:50] = 255
     assert (read_pickles(leaf(tmp_path, a=frames)).silhouettes == frames).all()
 
 
