@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 
 from raygait.errors import Undecodable
@@ -19,7 +21,8 @@ def in_order(paths: Iterable[Path]) -> list[tuple[int, Path]]:
 
     Raises:
         Undecodable: The order is not clear: some names end in a number and some do not, two end in
-            the same, or time stamps have different numbers of decimals.
+            the same, time stamps follow different texts, or are in another order where what is
+            behind the point is a number of its own (`12.9.png`, `12.10.png`).
     """
     paths = sorted(paths)
     found = {path: _NUMBER.search(path.stem) for path in paths}
@@ -31,30 +34,52 @@ def in_order(paths: Iterable[Path]) -> list[tuple[int, Path]]:
             raise Undecodable(
                 f"{path}: the name does not end in a frame number, those of others do"
             )
-    is_stamped = len({match["whole"] for match in numbered.values()}) > 1
-    if is_stamped:
-        _check_stamps(numbered)
-    by_number: dict[int, Path] = {}
-    for path, match in numbered.items():
-        number = int((match["whole"] if is_stamped else "") + match["digits"])
+    if len({match["whole"] for match in numbered.values()}) > 1:
+        numbers = {path: Decimal(".".join(_halves(match))) for path, match in numbered.items()}
+        ordered = _each_once(numbers)
+        _check_stamps({path: numbered[path] for path in ordered})
+        return list(enumerate(ordered))
+    numbers = {path: Decimal(match["digits"]) for path, match in numbered.items()}
+    return [(int(numbers[path]), path) for path in _each_once(numbers)]
+
+
+def _each_once(numbers: Mapping[Path, Decimal]) -> list[Path]:
+    """The files by their numbers, none of which two have."""
+    by_number: dict[Decimal, Path] = {}
+    for path, number in numbers.items():
         other = by_number.setdefault(number, path)
         if other != path:
             raise Undecodable(
                 f"{path}: frame {number}, and so is {other.name}; each frame is there once"
             )
-    ordered = sorted(by_number.items())
-    return list(enumerate(path for _, path in ordered)) if is_stamped else ordered
+    return [path for _, path in sorted(by_number.items())]
 
 
-def _check_stamps(numbered: dict[Path, re.Match[str]]) -> None:
-    """That digits compare as numbers do: as many behind the point, the same text before all."""
-    forms = {
-        (match.string[: match.start()], match["whole"] is None, len(match["digits"])): path
-        for path, match in numbered.items()
-    }
-    if len(forms) > 1:
-        one, other = list(forms.values())[:2]
-        raise Undecodable(
-            f"{one}: ends in a number with a point, and {other.name} in one with other decimals or "
-            "another text before it; expected as many decimals in every name: rename them"
-        )
+def _halves(stamp: re.Match[str]) -> tuple[str, str]:
+    """What is before the point and behind it; `13` has no decimals."""
+    return (stamp["digits"], "") if stamp["whole"] is None else (stamp["whole"], stamp["digits"])
+
+
+def _check_stamps(ordered: Mapping[Path, re.Match[str]]) -> None:
+    """That no other order is meant than that of time stamps, in which they are here.
+
+    Counters behind a point, `2.9` and `2.10`, are in another one, if counters they can be: nobody
+    writes the fifth as `05` beside `1`.
+    """
+    decimals = [_halves(stamp)[1] for stamp in ordered.values()]
+    fewest = min(map(len, decimals))
+    is_certain = any(len(behind) > fewest and behind.startswith("0") for behind in decimals)
+    for (path, before), (next_path, after) in itertools.pairwise(ordered.items()):
+        names = f"{path} and {next_path.name}"
+        if before.string[: before.start()] != after.string[: after.start()]:
+            raise Undecodable(f"{names}: time stamps after different texts: rename them")
+        if not is_certain and _as_counters(before) >= _as_counters(after):
+            raise Undecodable(
+                f"{names}: in this order as time stamps, and in another one if what is behind the "
+                "point is a number of its own; expected as many decimals in every name: rename them"
+            )
+
+
+def _as_counters(stamp: re.Match[str]) -> tuple[int, int]:
+    whole, behind = _halves(stamp)
+    return int(whole), int(behind or -1)

@@ -520,11 +520,12 @@ def test_masks_are_ordered_by_frame_number_and_others_are_not_looked_at(tmp_path
     "names",
     [
         ("12.8", "12.9", "13.0", "13.1"),
+        ("12.8", "12.85", "13", "13.1"),
         ("cam1.8", "cam1.9", "cam1.10", "cam1.11"),
         ("f.0008", "f.0009", "f.0010", "f.0011"),
         ("a3", "b4", "c10", "a11"),
     ],
-    ids=["time stamps", "behind a point", "padded", "other texts"],
+    ids=["time stamps", "other decimals", "behind a point", "padded", "other texts"],
 )
 def test_a_point_before_the_number_does_not_change_the_order(
     tmp_path: Path, names: tuple[str, ...]
@@ -540,7 +541,7 @@ def test_a_point_before_the_number_does_not_change_the_order(
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["12.8.png", "12.85.png", "13.0.png"], "as many decimals"),
+        (["12.8.png", "12.10.png", "13.0.png"], "as many decimals"),
         (["1.png", "001.png"], "frame 1, and so is"),
         (["a-001.png", "b-001.png"], "frame 1, and so is"),
         (["001.png", "cover.png"], "cover.png: the name does not end in a frame number"),

@@ -48,6 +48,11 @@ def test_pictures_come_in_the_order_of_their_numbers_in_rgb(
         ("13.0", "12.8", "13.1", "12.9"),
         ("t10.050", "t9.950", "t10.100", "t10.000"),
         ("10.05", "9.95", "10.10", "10.00"),
+        ("13.0", "12.8", "13.1", "12.85"),
+        ("13", "12.8", "13.1", "12.85"),
+        ("0.12", "0.04", "1.2", "0.08"),
+        ("t1.1", "t0.95", "t1.15", "t1.05"),
+        ("1660550000.625", "1660549999", "1660550001.25", "1660550000.5"),
     ],
 )
 def test_time_stamps_give_an_order_and_no_holes(
@@ -76,8 +81,16 @@ def test_where_no_name_has_a_number_the_order_is_that_of_the_names(
         (("1.png", "2.png", "12.png", "cover.png"), r"cover\.png: .*frame number"),
         (("1.png", "2.png", "12.png", "2.bmp"), "frame 2, and so is 2.bmp"),
         (("a1.png", "a2.png", "b1.png", "b2.png"), "frame 1, and so is a1.png"),
-        (("12.8.png", "12.85.png", "13.png", "13.1.png"), "as many decimals"),
-        (("12.8.png", "12.9.png", "13.0.png", "x13.1.png"), "as many decimals"),
+        (
+            ("1.8.png", "1.9.png", "1.10.png", "2.1.png"),
+            r"1\.10\.png and 1\.8\.png: .* as many decimals",
+        ),
+        (
+            ("1.1.png", "1.2.png", "1.12.png", "2.png"),
+            r"1\.12\.png and 1\.2\.png: .* as many decimals",
+        ),
+        (("1.8.png", "1.80.png", "2.1.png", "2.2.png"), r"frame 1\.80, and so is 1\.8\.png"),
+        (("12.8.png", "12.9.png", "13.0.png", "x13.1.png"), "after different texts"),
     ],
 )
 def test_pictures_without_a_clear_order_are_refused(
