@@ -61,12 +61,20 @@ def expected(
         unlabelled: Names that unknown people are filed under.
 
     Raises:
-        DatasetError: There is no probe or no gallery, two probes have one id, a subject of the
+        DatasetError: There is no probe or no gallery, or the gallery has too few walks; the id of a
+            probe's video is nothing, has spaces around it, or is another's too; a subject of the
             gallery is no number, or two are the same one but for leading zeros.
     """
     subject, _, view = (np.asarray(labels, dtype=str) for labels in (subjects, conditions, views))
     probe, gallery = _roles(subjects, conditions, protocol, unlabelled)
+    if len(gallery) < protocol.submission:
+        raise DatasetError(
+            f"protocol {protocol.name!r} names the {protocol.submission} nearest gallery walks, "
+            f"there are {len(gallery)}"
+        )
     videos = view[probe].tolist()
+    for video in videos:
+        _check_video(video, f"protocol {protocol.name!r}: a probe's view is its video id")
     repeated = [video for video, times in Counter(videos).items() if times > 1]
     if repeated:
         raise DatasetError(
@@ -112,17 +120,11 @@ def write(
         Number of probes.
 
     Raises:
-        DatasetError: As `expected`, the gallery has too few walks, or the id of a video is nothing
-            or has spaces around it. Nothing is written then.
+        DatasetError: As `expected`. Nothing is written then.
         OSError: The file cannot be written.
     """
     due = expected(subjects, conditions, views, protocol, unlabelled)
     probe, gallery = _roles(subjects, conditions, protocol, unlabelled)
-    if len(gallery) < protocol.submission:
-        raise DatasetError(
-            f"protocol {protocol.name!r} names the {protocol.submission} nearest gallery walks, "
-            f"there are {len(gallery)}"
-        )
     view = np.asarray(views, dtype=str)
     probe = probe[np.argsort(view[probe], kind="stable")]
     found = top_k(
@@ -194,10 +196,7 @@ def _check_text(text: str, path: Path, protocol: Protocol, due: Expected | None)
         if len(line) != len(columns):
             raise DatasetError(f"{where}: expected {len(columns)} columns, got {len(line)}")
         video, ranked = line[0], line[1:]
-        if not video:
-            raise DatasetError(f"{where}: there is no video id")
-        if video != video.strip():
-            raise DatasetError(f"{where}: the video id has spaces around it: {video[:40]!r}")
+        _check_video(video, where)
         if video in place:
             raise DatasetError(f"{where}: video {video} is in line {place[video]} too")
         place[video] = number
@@ -219,6 +218,13 @@ def _check_text(text: str, path: Path, protocol: Protocol, due: Expected | None)
     elif not place:
         raise DatasetError(f"{path}: there is no probe in it")
     return len(place)
+
+
+def _check_video(video: str, where: str) -> None:
+    if not video:
+        raise DatasetError(f"{where}: there is no video id")
+    if video != video.strip():
+        raise DatasetError(f"{where}: the video id has spaces around it: {video[:40]!r}")
 
 
 def _roles(

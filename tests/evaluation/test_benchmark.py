@@ -73,6 +73,17 @@ def _grew(subject: str, condition: str, view: str) -> Labels:
     return f"{int(subject):05d}", "01" if number % 2 else "02", f"{condition}-{view}"
 
 
+def _grew_of_one(subject: str, condition: str, view: str) -> Labels:
+    """A gallery of one subject's walks."""
+    names = _grew(subject, condition, view)
+    return names if subject in ("001", "006") else ("00001train", "00", "-".join(names))
+
+
+def _grew_with_spaces(subject: str, condition: str, view: str) -> Labels:
+    named, filed, video = _grew(subject, condition, view)
+    return named, filed, f"{video} "
+
+
 @pytest.mark.ray
 class TestShards:
     def test_grews_unknown_are_submitted_and_count_as_nobody(
@@ -199,6 +210,18 @@ class TestWhatIsRefused:
         folder = trained_on(["1", "2", "3", "4"], {}, spoil=True)
         with pytest.raises(DatasetError, match=sentence):
             run_benchmark(folder, walker_shards, split="first:4", protocol=protocol, num_workers=0)
+
+    @pytest.mark.parametrize(
+        ("names", "sentence"),
+        [(_grew_of_one, "20 nearest .*, there are 16"), (_grew_with_spaces, "spaces around it")],
+    )
+    def test_a_submission_that_cannot_be_written_is_refused_before_anything_is_embedded(
+        self, renamed, trained_on, names: Callable[..., Labels], sentence: str
+    ) -> None:
+        folder = trained_on(["1", "2", "3", "4"], {}, spoil=True)
+        asked = {"split": "grew", "protocol": "grew-submission"}
+        with pytest.raises(DatasetError, match=sentence):
+            run_benchmark(folder, renamed(names), **asked, num_workers=0)
 
     def test_embeddings_that_are_no_numbers_are_said_with_a_sequence(
         self, walker_shards: Path, trained_on

@@ -69,13 +69,15 @@ def test_the_nearest_by_cosine_are_those_of_its_direction(tmp_path: Path) -> Non
             [*GALLERY, *PROBES, ("1", "01", "v", 0.0), ("02", "01", "v", 0.0)],
             "subjects 00001, 1 of the gallery are one number, 1, in the submission",
         ),
-        ([*GALLERY, ("probe", "03", "", 0.0)], r"/deep/s.csv, line 2: there is no video id"),
-        ([*GALLERY, ("probe", "03", "k9 ", 0.0)], r"/deep/s.csv, line 2: .* spaces .*'k9 '"),
+        ([*GALLERY, ("probe", "03", "", 0.0)], r"a probe's view .*: there is no video id"),
+        ([*GALLERY, ("probe", "03", "k9 ", 0.0)], r"a probe's view .* spaces .*'k9 '"),
     ],
     ids=["no probe", "no gallery", "few", "one id twice", "no number", "two of one number",
          "no id", "padded id"],
 )  # fmt: skip
 def test_what_cannot_be_submitted_is_said_and_nothing_written(tmp_path, rows, says) -> None:
+    with pytest.raises(DatasetError, match=says):
+        submission.expected(*labels_of(rows)[0], GREW, ["probe"])
     with pytest.raises(DatasetError, match=says):
         write(tmp_path / "deep" / "s.csv", rows)
     assert not list(tmp_path.iterdir())
