@@ -97,18 +97,21 @@ def remove_replaced(root: Path, planned: Manifest) -> int:
 @contextlib.contextmanager
 def _folder(root: Path) -> Iterator[None]:
     """Make the folder; an error before anything is written into it takes it away again."""
-    if reader.read_manifest(root) is not None:
-        raise EmbeddingsError(f"{root} is a folder of shards: name another one for the embeddings")
-    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    made: list[Path] = []
     try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EmbeddingsError(f"{root}: cannot be a folder of embeddings: {error}") from error
-    try:
+        try:
+            if reader.read_manifest(root) is not None:
+                raise EmbeddingsError(
+                    f"{root} is a folder of shards: name another one for the embeddings"
+                )
+            made += [folder for folder in (root, *root.parents) if not folder.exists()]
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EmbeddingsError(f"{root}: cannot be a folder of embeddings: {error}") from error
         yield
     except BaseException:
-        with contextlib.suppress(OSError):  # not empty: what is there stays
-            for folder in made:
+        for folder in made:
+            with contextlib.suppress(OSError):  # not empty, what is there stays; or never made
                 folder.rmdir()
         raise
 
@@ -117,7 +120,15 @@ def _folder(root: Path) -> Iterator[None]:
 def _only_run(root: Path) -> Iterator[None]:
     """Keep a second run out of the folder; the lock goes with the process, however it ends."""
     path = root / _LOCK
-    with path.open("w") as file:
+    try:
+        file = path.open("w")
+    except FileNotFoundError as error:
+        raise EmbeddingsError(
+            f"{root}: another run has just ended and taken the folder away; start this one again"
+        ) from error
+    except OSError as error:
+        raise EmbeddingsError(f"{root}: cannot be a folder of embeddings: {error}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Else the run that held it took the file away, with a folder that it left empty.
