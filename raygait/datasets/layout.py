@@ -100,7 +100,8 @@ class Scan:
         self._real_root = os.path.realpath(root)
         self._owners: dict[tuple[str, str, str], str] = {}
         self._sources: set[str] = set()
-        self._links: set[str] = set()
+        self._links: dict[str, str] = {}
+        self._real_folders: dict[str, str] = {}
         self._num_logged = 0
 
     def add(
@@ -121,9 +122,9 @@ class Scan:
         self.sequences.append(sequence)
         return sequence
 
-    def follow(self, link: str) -> None:
-        """Note that a sequence may lie behind a link."""
-        self._links.add(link)
+    def follow(self, link: str, real: str = "") -> None:
+        """Note that a sequence may lie behind a link; `real`: where it leads, if that is known."""
+        self._links[link] = real
 
     def leave_out_linked(self, known: Collection[str]) -> None:
         """Leave out each labelled sequence whose frames, behind a link, another one has.
@@ -139,20 +140,20 @@ class Scan:
         if not self._links:
             return
         labelled = [sequence for sequence in self.sequences if sequence.subject]
-        linked = {s.source for s in labelled if not self._links.isdisjoint(_parents(s.source))}
+        linked = {s.source: real for s in labelled if (real := self._behind_links(s.source))}
         real_root = self._real_root.rstrip("/")
         owners = {f"{real_root}/{s.source}": s.source for s in labelled if s.source not in linked}
         again: set[str] = set()
         subject_of = {s.source: s.subject for s in labelled}
         for source in sorted(linked, key=lambda each: (subject_of[each] not in known, each)):
-            owner = owners.setdefault(os.path.realpath(self._path(source)), source)
+            owner = owners.setdefault(linked[source], source)
             if owner == source:
                 continue
             if not known:
                 self._once_more(source, f"a link to the frames of {owner}, under another name")
                 continue
             if subject_of[source] in known and subject_of[owner] not in known:
-                owners[os.path.realpath(self._path(source))] = source
+                owners[linked[source]] = source
                 source, owner = owner, source
             self._once_more(
                 source, f"a link to the frames of {owner}, under another name: left out"
@@ -194,9 +195,10 @@ class Scan:
                     if entry.is_dir(follow_symlinks=False):
                         found.append(name)
                     elif _leads_to_folder(entry):
-                        if self._is_inside(entry.path):
+                        real = self._real_of_link(entry.path, parent)
+                        if self._is_inside(real):
                             found.append(name)
-                            self.follow(join(parent, name))
+                            self.follow(join(parent, name), real)
                         else:
                             self.leave_out(
                                 join(parent, name),
@@ -336,8 +338,32 @@ class Scan:
     def _path(self, below: str) -> str:
         return f"{self._root_text}/{below}" if below else self._root_text
 
-    def _is_inside(self, path: str) -> bool:
-        real = os.path.realpath(path)
+    def _behind_links(self, source: str) -> str:
+        """Where the frames of a source lie; empty where it is behind no link."""
+        link = source
+        while link and link not in self._links:
+            link = link.rpartition("/")[0]
+        if not link:
+            return ""
+        self._links[link] = self._links[link] or os.path.realpath(self._path(link))
+        return self._links[link] + source[len(link) :]
+
+    def _real_of_link(self, path: str, parent: str) -> str:
+        """`os.path.realpath` of a link to a folder that lies in `parent`, below the root.
+
+        That looks at each part of a path, which a network file system answers slowly. Links of a
+        data set lead to few folders: each of these is looked at once.
+        """
+        real_parent = self._behind_links(parent) or join(self._real_root, parent)
+        target = Path(real_parent, Path(path).readlink())
+        folder = os.fspath(target.parent)
+        if folder not in self._real_folders:
+            self._real_folders[folder] = os.path.realpath(folder)
+        real = Path(self._real_folders[folder], target.name)
+        is_more = target.name in ("", "..") or real.is_symlink()
+        return os.path.realpath(path) if is_more else os.fspath(real)
+
+    def _is_inside(self, real: str) -> bool:
         return real == self._real_root or real.startswith(self._real_root.rstrip("/") + "/")
 
     def _cannot_be_read(self, parent: str, error: OSError) -> None:
@@ -367,12 +393,6 @@ def holds_silhouettes(source: str, leaf: Leaf) -> bool:
 def _ending(name: str) -> str:
     dot = name.rfind(".")
     return name[dot:].lower() if dot > 0 else ""
-
-
-def _parents(path: str) -> set[str]:
-    """A path below the root and the folders that it is in."""
-    parts = path.split("/")
-    return {"/".join(parts[:end]) for end in range(1, len(parts) + 1)}
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
