@@ -94,7 +94,7 @@ def main() -> int:
     print(report.to_text())
     findings = adapter.report(scan).to_line()
     if findings:
-        print(f"{_shown(findings)}: --index-only shows them")
+        print(f"{_shown(findings)}; see --index-only")
     if report.reject_share > options.max_reject_share:
         print(
             f"error: {report.reject_share:.1%} of the sources gave no row, "

@@ -23,8 +23,8 @@ class IndexReport:
         expected_from: Where the benchmark's numbers are printed; empty where nothing is expected.
         num_sequences: Sequences that were found.
         num_subjects: Subjects that have one.
-        groups: Name of a part of the benchmark -> subjects and sequences found and expected; -1
-            where a number is not known.
+        groups: Name of a part of the benchmark -> subjects and sequences found and expected, -1
+            where a number is not known, and the walks that subjects who are there lack.
         kinds: Sequences by kind of source.
         conditions: Sequences by condition.
         views: Sequences by view.
@@ -73,14 +73,28 @@ class IndexReport:
         }
 
     def to_line(self) -> str:
-        """How many are missing, extra, duplicated and unreadable; empty where none is."""
+        """How much of the benchmark is there where not all is, and counts of what is wrong.
+
+        A part of a benchmark may be there on purpose: subjects that are not are no fault, walks
+        that others lack may be. Empty where nothing is wrong and all is there.
+        """
+        said = []
+        for name, numbers in self.groups.items():
+            of_group = f" of {name}" if len(self.groups) > 1 else ""
+            for what in ("subjects", "sequences"):
+                found, expected = numbers[f"num_{what}"], numbers[f"num_{what}_expected"]
+                # Of subjects that are not there, nobody expects sequences.
+                if found < expected and not (what == "sequences" and numbers["num_walks_missing"]):
+                    said.append(f"{found} of {expected} {what}{of_group}")
+                    break
+        num_lacking = sum(numbers["num_walks_missing"] for numbers in self.groups.values())
         counts = {
-            "missing": len(self.missing),
+            "missing of subjects that are there": num_lacking,
             "extra": len(self.extra),
             "duplicated": len(self.duplicated),
             "unreadable": len(self.unreadable),
         }
-        said = [f"{number} {title}" for title, number in counts.items() if number]
+        said += [f"{number} {title}" for title, number in counts.items() if number]
         return f"index of {self.root}: {', '.join(said)}" if said else ""
 
     def to_text(self) -> str:
@@ -172,7 +186,7 @@ def _compare_group(
     missing: list[Finding],
     extra: list[Finding],
 ) -> dict[str, int]:
-    num_subjects = num_sequences = 0
+    num_subjects = num_sequences = num_lacking = 0
     for subject in group.subjects:
         walks = by_subject.get(subject)
         if not walks:
@@ -187,13 +201,16 @@ def _compare_group(
                 extra.append(Finding(source, f"condition {condition!r}, which it has not"))
             elif not group.has_view(view):
                 extra.append(Finding(source, f"view {view!r}, which it has not"))
-        missing += [
+        lacking = [
             Finding(f"{subject}/{condition}/{view}", "no such sequence")
             for condition, view in group.grid()
             if (condition, view) not in there
         ]
+        missing += lacking
+        num_lacking += len(lacking)
         if not group.is_grid and group.num_walks_each not in (0, len(walks)):
             findings = missing if len(walks) < group.num_walks_each else extra
+            num_lacking += max(0, group.num_walks_each - len(walks))
             findings.append(
                 Finding(subject, f"{len(walks)} sequences, expected {group.num_walks_each}")
             )
@@ -210,6 +227,7 @@ def _compare_group(
         "num_subjects_expected": len(group.subjects),
         "num_sequences": num_sequences,
         "num_sequences_expected": group.num_sequences,
+        "num_walks_missing": num_lacking,
     }
 
 

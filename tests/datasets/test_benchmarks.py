@@ -145,6 +145,7 @@ def test_missing_walks_are_named_by_their_cell(tmp_path: Path) -> None:
         "num_subjects_expected": 124,
         "num_sequences": 3 * 110 - 1,
         "num_sequences_expected": 13_640,
+        "num_walks_missing": 1,
     }
 
 
@@ -255,9 +256,32 @@ def test_a_line_counts_what_is_wrong_and_is_empty_where_nothing_is(tmp_path: Pat
 
     root = tmp_path / "tree"
     line = survey(root, "casiab", change).to_line()
-    assert line == f"index of {root}: 121 missing, 1 extra, 1 unreadable"
+    assert line == f"index of {root}: 3 of 124 subjects, 1 extra, 1 unreadable"
     write_tree(tmp_path / "own", "casiab", "opengait", [Walk("a", "b", "c")])
     assert DATASETS["folder"].survey(tmp_path / "own").to_line() == ""
+
+
+def test_a_line_says_what_part_is_there_and_counts_only_walks_that_somebody_lacks(
+    tmp_path: Path,
+) -> None:
+    def part(name: str, *, without: str = "") -> str:
+        root = tmp_path / name
+        for walk in walks(name, num_subjects=3):
+            if "/".join(walk) != without:
+                write_tree(root, name, "opengait", [walk])
+        return DATASETS[name].survey(root).to_line().removeprefix(f"index of {root}: ")
+
+    assert part("ccpg") == "3 of 200 subjects"
+    assert part("casiab", without="002/nm-03/054") == (
+        "3 of 124 subjects, 1 missing of subjects that are there"
+    )
+    grew = "3 of 20000 subjects of train, 3 of 6000 subjects of gallery"
+    assert part("grew") == f"{grew}, 6 of 12000 sequences of probe"
+    lacking = next(walk for walk in walks("grew", num_subjects=3) if walk.condition == "01")
+    shutil.rmtree(tmp_path / "grew")
+    assert part("grew", without="/".join(lacking)) == (
+        f"{grew}, 6 of 12000 sequences of probe, 1 missing of subjects that are there"
+    )
 
 
 # Nobody's benchmark.
