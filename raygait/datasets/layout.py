@@ -42,6 +42,7 @@ NOT_READ_WORDS = frozenset(
 _WORD = re.compile(r"[a-z0-9]+")
 
 _MAX_LOGGED = 100
+_NO_FRAME = "no frame in it"
 
 
 class Finding(NamedTuple):
@@ -253,8 +254,14 @@ class Scan:
             for name in inside:
                 self.leave_out(join(source, name), "a folder inside a sequence, left out")
             if not endings:
-                self.unreadable.append(Finding(source, "no frame in it"))
+                self.unreadable.append(Finding(source, _NO_FRAME))
         return Leaf(frozenset(endings), tuple(inside), tuple(frames))
+
+    def excuse_empty(self, source: str) -> None:
+        """Of a folder without a frame that was looked into last: its walk is read from another."""
+        if self.unreadable[-1:] == [Finding(source, _NO_FRAME)]:
+            self.unreadable.pop()
+            self.leave_out(source, "no frame in it, another folder of the walk has some, left out")
 
     def reads_pickles(
         self, source: str, leaf: Leaf, *, pictures: frozenset[str] = frozenset((".png",))

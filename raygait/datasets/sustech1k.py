@@ -42,8 +42,12 @@ def _look(scan: Scan) -> None:
 def _masks_in(scan: Scan, source: str, leaf: Leaf) -> tuple[str, SourceKind] | None:
     """Folder and kind of the masks of a walk; of folders that hold none, the first."""
     there = [(f"{source}/{name}", kind) for name, kind in _FOLDERS.items() if name in leaf.folders]
-    with_masks = (one for one in there if ".png" in scan.look_into(one[0]).endings)
-    return next(with_masks, there[0] if there else None)
+    for number, (folder, kind) in enumerate(there):
+        if ".png" in scan.look_into(folder).endings:
+            if number:
+                scan.excuse_empty(there[number - 1][0])
+            return folder, kind
+    return there[0] if there else None
 
 
 ADAPTER = Adapter(

@@ -113,9 +113,21 @@ def test_of_sustech1k_a_folder_without_masks_does_not_hide_one_with(tmp_path: Pa
     # Without a mask in either, the sequence is listed so that it is rejected by name.
     assert [(s.view, s.kind) for s in scan.sequences] == [("000", "cropped"), ("045", "aligned")]
     assert {one.path for one in scan.unreadable} == {
-        f"0000/00-nm/{folder}"
-        for folder in ("000/Sils_aligned", "045/Sils_aligned", "045/Sils_raw")
+        f"0000/00-nm/{folder}" for folder in ("045/Sils_aligned", "045/Sils_raw")
     }
+    assert [one.path for one in scan.left_out] == ["0000/00-nm/000/Sils_aligned"]
+
+
+def test_of_sustech1k_a_folder_that_may_not_be_read_stays_a_fault_beside_one_with_masks(
+    as_nobody: Path,
+) -> None:
+    for folder in ("Sils_aligned", "Sils_raw"):
+        (as_nobody / "0000/00-nm/000" / folder).mkdir(parents=True)
+        (as_nobody / "0000/00-nm/000" / folder / "1.png").write_bytes(b"")
+    (as_nobody / "0000/00-nm/000/Sils_aligned").chmod(0o000)
+    scan = DATASETS["sustech1k"].scan(as_nobody)
+    assert [s.kind for s in scan.sequences] == ["cropped"]
+    assert [one.why for one in scan.unreadable] == ["may not be read"]
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
