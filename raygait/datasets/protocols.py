@@ -57,6 +57,11 @@ def parts_of(number: str) -> tuple[str, str]:
     return ("", number) if _METRIC.fullmatch(number) else (number, rank_name(1))
 
 
+def metric_name(protocol: str, number: str) -> str:
+    """Name under which a run records a protocol's number: `casiab/NM/rank1`, `gait3d/mAP`."""
+    return "/".join(filter(None, (protocol, *parts_of(number))))
+
+
 def is_error_rate(number: str) -> bool:
     """Whether a lower number is the better one."""
     return parts_of(number)[1] == EER

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from raygait.datasets import protocols, splits
-from raygait.datasets.protocols import parts_of
+from raygait.datasets.protocols import metric_name, parts_of
 from raygait.errors import DatasetError, SplitMismatch
 from raygait.evaluation import submission
 from raygait.evaluation.embed import Embeddings, embed
@@ -444,8 +444,7 @@ def metrics_of(evaluation: Mapping[str, Any]) -> dict[str, float]:
         for number, value in means.items():
             if value is not None and not math.isnan(value):
                 suffix = "" if row == TRAINED else f"-{row}"
-                name = "/".join(filter(None, (evaluation["protocol"], *parts_of(number))))
-                metrics[f"{name}{suffix}"] = float(value)
+                metrics[f"{metric_name(evaluation['protocol'], number)}{suffix}"] = float(value)
     return metrics
 
 

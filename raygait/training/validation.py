@@ -27,7 +27,7 @@ import torch
 
 from raygait import ray_session
 from raygait.datasets import protocols, splits
-from raygait.datasets.protocols import is_error_rate, number_name, parts_of
+from raygait.datasets.protocols import is_error_rate, metric_name, number_name
 from raygait.errors import DatasetError, RaygaitError, RecipeError, SplitMismatch
 from raygait.evaluation.benchmark import score_model
 from raygait.evaluation.protocols import chance
@@ -143,18 +143,15 @@ def is_exhausted(
     return bool(patience) and best is not None and len(known) - 1 - known.index(best) >= patience
 
 
-def recorded_name(number: str) -> str:
-    """Name under which a run records a number: `rank1_NM`, `mAP_CL`, `rank1`."""
-    probe_set, metric = parts_of(number)
-    return f"{metric}_{probe_set}" if probe_set else metric
-
-
 def scores_of(line: Mapping[str, float]) -> dict[str, float]:
-    """Number -> percent, of a line of `evaluations.jsonl`."""
+    """Number -> percent, of a line of `evaluations.jsonl`, whose names are `metric_name`'s."""
     scores = {}
     for name, value in line.items():
         if name not in _NOT_SCORES:
-            metric, _, probe_set = name.partition("_")
+            _, slash, number = name.partition("/")
+            probe_set, _, metric = number.rpartition("/")
+            if not slash:  # as runs recorded it once: `rank1_NM`
+                metric, _, probe_set = name.partition("_")
             scores[number_name(probe_set, metric)] = value
     return scores
 
@@ -191,6 +188,7 @@ class Validation:
     ) -> None:
         self._recipe = recipe
         self._deciding = deciding(recipe)
+        self._protocol = protocols.protocol(recipe.data.protocol).name
         self._shards = shards
         self._run = run
         self._recorder = recorder
@@ -312,7 +310,8 @@ class Validation:
     def _take(self, step: int, scores: Mapping[str, float]) -> None:
         known = {name: value for name, value in scores.items() if not math.isnan(value)}
         self._recorder.evaluated(
-            self._steps_before + step, {recorded_name(name): value for name, value in known.items()}
+            self._steps_before + step,
+            {metric_name(self._protocol, name): value for name, value in known.items()},
         )
         self._scores[step] = known
         best = best_step(self._scores, self._deciding)

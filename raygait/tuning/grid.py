@@ -23,6 +23,7 @@ import ray.tune
 
 from raygait import ray_session
 from raygait.datasets import protocols
+from raygait.datasets.protocols import metric_name
 from raygait.errors import (
     ClusterTooSmall,
     DatasetError,
@@ -37,7 +38,7 @@ from raygait.experiments.tracking import Run
 from raygait.recipes.ablations import AblationTable
 from raygait.recipes.schema import Recipe, from_dict, with_overrides
 from raygait.training.launch import MLFLOW_RUN, train, with_absolute_paths
-from raygait.training.validation import recorded_name, value_of
+from raygait.training.validation import value_of
 from raygait.training.watching import send
 
 _CELL_TAG = "raygait.cell"
@@ -310,7 +311,7 @@ def _run_cells(
     result = GridResult(metric, cells, names[0])
     parent.log_metrics(
         {
-            f"best_{name}": value
+            f"{metric_name(names[0], name)}-best": value
             for name, value in result.best.scores.items()
             if not math.isnan(value)
         }
@@ -351,12 +352,13 @@ def _run_cell(config: dict[str, Any], settings: dict[str, Any]) -> None:
             )
             scores = score_model(result.checkpoint, shards)
             metric = settings["metric"]
-            deciding = (metric,) if metric else protocols.protocol(recipe.data.protocol).headline
+            protocol = protocols.protocol(recipe.data.protocol)
+            deciding = (metric,) if metric else protocol.headline
             if math.isnan(value_of(scores, deciding)):
                 raise DatasetError(f"the shards have no pair to score {', '.join(deciding)} by")
             run.log_metrics(
                 {
-                    recorded_name(name): value
+                    metric_name(protocol.name, name): value
                     for name, value in scores.items()
                     if not math.isnan(value)
                 }

@@ -51,14 +51,14 @@ def test_all_that_is_kept_arrives(uri: str, tmp_path: Path) -> None:
         tags={"raygait.note": "hello"},
         data=[DATA],
     )
-    outbox.log_metrics({"rank1_NM": 50.0}, step=3)
+    outbox.log_metrics({"casiab/NM/rank1": 50.0}, step=3)
     outbox.log_text("a table\n", "grid.txt")
     outbox.end()
     client = MlflowClient(tracking_uri=uri)
     stored = client.get_run(outbox.run_id)
     assert stored.data.params == {"optim.learning_rate": "0.1", "clip.order": "ordered"}
     assert stored.data.tags["raygait.note"] == "hello"
-    assert stored.data.metrics == {"rank1_NM": 50.0}
+    assert stored.data.metrics == {"casiab/NM/rank1": 50.0}
     assert stored.info.status == "FINISHED"
     (read,) = stored.inputs.dataset_inputs
     assert (read.dataset.name, read.dataset.digest) == ("walkers", ("ab" * 32)[:36])
@@ -213,8 +213,8 @@ def test_what_was_kept_offline_can_be_moved_to_where_there_is_a_server(
 def test_the_same_number_again_is_the_same_point(uri: str, tmp_path: Path) -> None:
     outbox = _begun(tmp_path / "mlflow.json", uri)
     for _ in range(2):
-        outbox.log_metrics({"rank1_NM": 50.0})
-        outbox.log_metrics({"rank1_BG": 40.0})
+        outbox.log_metrics({"casiab/NM/rank1": 50.0})
+        outbox.log_metrics({"casiab/BG/rank1": 40.0})
         outbox.end()
     client = MlflowClient(tracking_uri=uri)
-    assert len(client.get_metric_history(outbox.run_id, "rank1_NM")) == 1
+    assert len(client.get_metric_history(outbox.run_id, "casiab/NM/rank1")) == 1

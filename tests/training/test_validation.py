@@ -8,7 +8,7 @@ import pytest
 import ray
 import torch
 
-from raygait.datasets.protocols import PROTOCOLS, protocol
+from raygait.datasets.protocols import PROTOCOLS, metric_name, protocol
 from raygait.errors import DatasetError, RecipeError, SplitMismatch
 from raygait.evaluation.benchmark import score_model
 from raygait.experiments import tracking
@@ -26,7 +26,6 @@ from raygait.training.validation import (
     deciding,
     is_evaluated,
     is_exhausted,
-    recorded_name,
     scores_of,
 )
 from raygait.training.workers import Place
@@ -91,10 +90,12 @@ class TestDecisions:
         for name in PROTOCOLS:
             for prefix in ("", "open-set:") if PROTOCOLS[name].numbers else ():
                 numbers = dict.fromkeys(protocol(prefix + name).numbers, 1.0)
-                line = {recorded_name(number): value for number, value in numbers.items()}
+                line = {metric_name(prefix + name, number): numbers[number] for number in numbers}
                 assert scores_of({"step": 3, **line, "unix_s": 1.0}) == numbers
-        assert recorded_name("NM") == "rank1_NM"
-        assert recorded_name("CL/mAP") == "mAP_CL"
+
+    def test_a_run_goes_on_from_scores_that_were_recorded_without_their_protocol(self) -> None:
+        line = {"step": 3, "rank1_NM": 50.0, "mAP_CL": 40.0, "rank5": 30.0, "unix_s": 1.0}
+        assert scores_of(line) == {"NM": 50.0, "CL/mAP": 40.0, "rank5": 30.0}
 
     @pytest.mark.parametrize(
         ("patience", "metric", "stops"),
@@ -160,12 +161,12 @@ def evaluated(walker_shards: Path, tmp_path_factory: pytest.TempPathFactory):
 def _scores(result: TrainResult) -> dict[int, dict[str, float]]:
     return {
         int(point["step"]): {
-            name.removeprefix("rank1_"): value
+            name.removeprefix("casiab/").removesuffix("/rank1"): value
             for name, value in point.items()
-            if name.startswith("rank1_")
+            if name.startswith("casiab/")
         }
         for point in result.history
-        if any(name.startswith("rank1_") for name in point)
+        if any(name.startswith("casiab/") for name in point)
     }
 
 
@@ -184,7 +185,7 @@ class TestEvaluationWhileTraining:
         assert list(scores) == [2, 4, 5]
         assert [point["step"] for point in result.history] == [1, 2, 3, 4, 5]
         assert scores[5] == score_model(result.checkpoint, walker_shards)
-        sent = run.client().get_metric_history(run.run_id, "rank1_NM")
+        sent = run.client().get_metric_history(run.run_id, "casiab/NM/rank1")
         assert {point.step: point.value for point in sent} == {
             step: values["NM"] for step, values in scores.items()
         }
@@ -352,7 +353,7 @@ class TestEvaluationsThatGoWrong:
         validation.settle()
         (line,) = self._recorded(tmp_path)
         assert line["step"] == 12
-        assert {"rank1_NM", "rank1_BG", "rank1_CL"} == line.keys() - {"step"}
+        assert {f"casiab/{name}/rank1" for name in ("NM", "BG", "CL")} == line.keys() - {"step"}
 
     def test_the_next_one_has_the_place_of_the_one_before(
         self, validation: Validation, tmp_path: Path
@@ -393,7 +394,7 @@ class TestEvaluationsThatGoWrong:
         (tmp_path / "run" / "best").mkdir()
         validation.begin(2)
         validation.settle()
-        assert "rank1_NM" in self._recorded(tmp_path)[0]
+        assert "casiab/NM/rank1" in self._recorded(tmp_path)[0]
         (event,) = (e for e in _events(tmp_path / "run") if "no link leads" in e)
         assert "checkpoint-00000002" in event
 

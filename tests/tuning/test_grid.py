@@ -125,8 +125,10 @@ def test_a_grid_trains_every_cell_under_one_parent_run_and_names_the_best(
     statuses = {child.info.run_id: child.info.status for child in children}
     for cell in result.cells:
         assert statuses[cell.run_id] == ("FAILED" if cell.error else "FINISHED")
+    of_grid = client.get_run(parent.run_id).data.metrics
+    assert of_grid["casiab/NM/rank1-best"] == pytest.approx(result.best.scores["NM"])
     stored = client.get_run(result.best.run_id).data
-    assert stored.metrics["rank1_NM"] == pytest.approx(result.best.scores["NM"])
+    assert stored.metrics["casiab/NM/rank1"] == pytest.approx(result.best.scores["NM"])
     assert stored.params["optim.learning_rate"] == "0.001"
     # The record of a cell is that of any run.
     assert [p.step for p in client.get_metric_history(result.best.run_id, "loss")] == [1, 2]
