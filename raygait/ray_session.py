@@ -16,8 +16,12 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raygait.errors import RaygaitError
+
+if TYPE_CHECKING:
+    import ray.data
 
 # Read by Ray when it starts, not when it is imported; whoever has set one knows why.
 _QUIET = {
@@ -115,14 +119,28 @@ def _importable_by_workers() -> Iterator[None]:
             os.environ["PYTHONPATH"] = before
 
 
-def quiet_data_log() -> None:
-    """Keep Ray Data's notes on each run out of the console; its file has them.
+def quieten(dataset: ray.data.Dataset) -> None:
+    """Keep Ray Data's bars and notes on a run out of the console; its file has the notes.
 
-    Errors still reach the console. Call it after `import ray.data`, which sets its own log up.
+    Errors still reach the console.
     """
+    context = dataset.context
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.enable_auto_log_stats = False
     for handler in logging.getLogger("ray.data").handlers:
         if handler.name == "console":
             handler.setLevel(logging.ERROR)
+
+
+def actor_pool(size: int) -> ray.data.ActorPoolStrategy:
+    """So many actors, each with one task at a time.
+
+    A second one waiting in one worker could run in an idle one.
+    """
+    import ray.data
+
+    return ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1)
 
 
 RESTART_NOTE = "has constructor arguments in the object store"

@@ -173,7 +173,6 @@ def map_shards(
     """
     import ray.data
 
-    ray_session.quiet_data_log()
     # An actor that fits nowhere would be waited for without an error.
     places = ray_session.num_places(num_threads, 1 if use_gpu else 0)
     if places < 1:
@@ -189,15 +188,9 @@ def map_shards(
         num_cpus=num_threads,
         num_gpus=1 if use_gpu else None,
         runtime_env={"env_vars": KEEP_FREED_MEMORY},
-        # One shard at a time: a second one waiting in one worker could run in an idle one.
-        compute=ray.data.ActorPoolStrategy(
-            size=min(num_workers, len(items), places), max_tasks_in_flight_per_actor=1
-        ),
+        compute=ray_session.actor_pool(min(num_workers, len(items), places)),
     )
-    context = dataset.context
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.enable_auto_log_stats = False
+    ray_session.quieten(dataset)
     with ray_session.stderr_without(ray_session.RESTART_NOTE):
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
 

@@ -25,7 +25,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from raygait import ray_session
 from raygait.errors import SettingsMismatch, ShardError
@@ -407,7 +407,6 @@ def _run(
     import ray.exceptions
     from ray.data.exceptions import ExecutionTimeoutError
 
-    ray_session.quiet_data_log()
     num_cpus = ray.cluster_resources().get("CPU", 1.0)
     for kind in sorted({part.kind for part in parts}):
         # The biggest first, so that the last worker to finish is not far behind.
@@ -431,7 +430,7 @@ def _run(
                 fn_constructor_args=(str(source_root), str(root), settings[kind]),
                 batch_size=1,
                 batch_format="pyarrow",
-                compute=_pool(num_finders),
+                compute=ray_session.actor_pool(num_finders),
                 num_cpus=cpus_each,
             )
         dataset = dataset.map_batches(
@@ -439,14 +438,11 @@ def _run(
             fn_constructor_args=(str(source_root), str(root), kind, settings[kind]),
             batch_size=1,
             batch_format="pyarrow",
-            compute=_pool(num_builders),
+            compute=ray_session.actor_pool(num_builders),
             num_cpus=cpus_each,
         )
-        context = dataset.context
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        context.enable_auto_log_stats = False
-        context.execution_no_progress_timeout_s = no_progress_timeout_s
+        ray_session.quieten(dataset)
+        dataset.context.execution_no_progress_timeout_s = no_progress_timeout_s
         try:
             for bundle in dataset.iter_internal_ref_bundles():
                 for table in ray.get(list(bundle.block_refs)):
@@ -462,13 +458,6 @@ def _run(
                 f"{root}: workers failed for good ({error}); parts that are written stay, run it "
                 "again to continue"
             ) from error
-
-
-def _pool(size: int) -> Any:
-    import ray.data
-
-    # One part at a time: a second one waiting in one worker could run in an idle one.
-    return ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1)
 
 
 class _Progress:
