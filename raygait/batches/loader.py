@@ -102,8 +102,9 @@ def _return(whole: ndarray, free: list[ndarray]) -> None:
 class ClipLoader:
     """Yields a worker's share of every batch from a given step on.
 
-    What a clip shows is a function of (seed, step, its place in the global batch), so it does not
-    depend on how many workers share the batch, nor on threads or the device.
+    What a clip shows is a function of the sequences and (seed, step, place in the global batch),
+    so it does not depend on how the sequences are cut into shards, how many workers share the
+    batch, nor on threads or the device.
 
     Args:
         cache: Frames of the data set.
@@ -152,7 +153,11 @@ class ClipLoader:
         device: torch.device | None = None,
     ) -> None:
         classes = {subject: number for number, subject in enumerate(sorted(set(subjects)))}
-        self._rows = [row for row, subject in enumerate(cache.subjects) if subject in classes]
+        # How shards are cut depends on when files were written; what is drawn does not.
+        self._rows = sorted(
+            (row for row, subject in enumerate(cache.subjects) if subject in classes),
+            key=cache.sequence_ids.__getitem__,
+        )
         self._labels = [classes[cache.subjects[row]] for row in self._rows]
         self._sampler = IdentitySampler(
             [cache.subjects[row] for row in self._rows],

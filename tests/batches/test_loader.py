@@ -2,6 +2,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from raygait.batches.augmentation import Augmentation
 from raygait.batches.cache import FrameCache, open_cache
 from raygait.batches.loader import Batch, ClipLoader
+from raygait.shards import reader
 
 pytestmark = pytest.mark.ray
 
@@ -53,6 +55,24 @@ def test_starting_late_gives_the_same_batches_as_having_run_all_along(cache: Fra
     resumed = list(_loader(cache).batches(4, 6))
     assert [batch.step for batch in all_along] == list(range(6))
     assert all(_equal(a, b) for a, b in zip(all_along[4:], resumed, strict=True))
+
+
+def test_a_batch_does_not_depend_on_how_the_sequences_are_cut_into_shards(
+    cache: FrameCache, walker_shards: Path, tmp_path: Path
+) -> None:
+    rows = reader.read_rows(walker_shards)
+    backwards = rows.take(list(range(len(rows)))[::-1])
+    first = reader.list_shards(walker_shards)[0]
+    pq.write_table(backwards, tmp_path / first.name)
+    # Its size and digest are another shard's; the cache looks at what the file holds.
+    (tmp_path / f"{first.stem}.json").write_text(reader.read_summary(first).to_json())
+    reader.Manifest({}, {}, (first.stem,)).write(tmp_path)
+    other = open_cache(tmp_path, folder=tmp_path / "cache")
+    assert other.sequence_ids != cache.sequence_ids
+    assert all(
+        _equal(a, b)
+        for a, b in zip(_loader(cache).batches(0, 4), _loader(other).batches(0, 4), strict=True)
+    )
 
 
 @pytest.mark.parametrize("world_size", [2, 4])

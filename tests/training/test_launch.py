@@ -1,3 +1,4 @@
+import itertools
 import shutil
 import subprocess
 import threading
@@ -236,11 +237,12 @@ class TestGoingOn:
         back = train(_recipe(), walker_shards, tmp_path, name="back", num_workers=2)
         for result in (one, back):
             for point, other in zip(result.history, whole.history, strict=True):
-                # Another batch would have another loss, see below.
+                # Sums in another order flip the sign of a ReLU here and there; another batch would
+                # have another loss altogether, see below.
                 assert point["step"] == other["step"]
-                assert point["loss"] == pytest.approx(other["loss"], abs=1e-5)
+                assert point["loss"] == pytest.approx(other["loss"], abs=1e-3)
         losses = [point["loss"] for point in whole.history]
-        assert min(abs(a - b) for a in losses for b in losses if a is not b) > 1e-4
+        assert min(abs(a - b) for a, b in itertools.combinations(losses, 2)) > 4e-3
         for name, tensor in _weights(back).items():
             torch.testing.assert_close(tensor, _weights(whole)[name], atol=1e-4, rtol=1e-3)
 
