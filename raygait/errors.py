@@ -11,7 +11,10 @@
     │   ├── NotAMask            an image that is something else than one person's mask
     │   ├── EmptySilhouette     a mask without a usable pixel
     │   ├── UnsafePickle        a pickle that is more than an array: it would run something
-    │   └── BadArray            an array of another kind or shape than a sequence has, or cut short
+    │   ├── BadArray            an array of another kind or shape than a sequence has, or cut short
+    │   ├── BadPose             a file of joints that holds something else, or not as many
+    │   ├── NoPose              joints were asked for, and not one mask has a pose beside it
+    │   └── NoColours           colours were asked for, and not one mask has any beside it
     ├── ShardError              a shard on disk cannot be used
     │   ├── SchemaMismatch      columns or types are not the format's
     │   ├── WrongFormatVersion  written by a raygait this one does not know
@@ -93,6 +96,24 @@ class BadArray(VideoError):
     """A file that holds no array of a sequence: cut short, of another kind, shape or length."""
 
     reason = "bad-array"
+
+
+class BadPose(VideoError):
+    """A file of joints that holds something else, other numbers than finite ones, or not enough."""
+
+    reason = "bad-pose"
+
+
+class NoPose(VideoError):
+    """Joints were asked for, and not one mask of the source has a pose beside it."""
+
+    reason = "no-pose"
+
+
+class NoColours(VideoError):
+    """Colours were asked for, and not one mask of the source has any beside it."""
+
+    reason = "no-colours"
 
 
 class ShardError(RaygaitError):

@@ -35,6 +35,11 @@ REASON_COLOURS: Mapping[str, str] = {
     "blurred": "#4aa9b5",
     "another track's person": "#cc6aa8",
     "another person": "#97683a",
+    "no pose": "#5b6fb5",
+    "several poses": "#8796cf",
+    "no colours": "#7d8b3c",
+    "no mask": "#a9b36a",
+    "colours of another crop": "#59632a",
 }
 """Colour of frames that were left out, by `extraction.Unseen`."""
 BOX_KEPT, BOX_REJECTED = (70, 160, 255), (255, 150, 40)

@@ -66,8 +66,13 @@ Unseen = Literal[
     "blurred",
     "another track's person",
     "another person",
+    "no pose",
+    "several poses",
+    "no colours",
+    "no mask",
+    "colours of another crop",
 ]
-"""Why a frame of a track was left out."""
+"""Why a frame was left out; the last five, of masks that have files of their own beside them."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""The order of frames that are files of their own: the number that ends the name."""
+"""The order of frames that are files of their own, and which files show the same frame.
+
+Both are told by the number that ends the name.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,16 @@ import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
+from typing import NamedTuple
 
 from raygait.errors import Undecodable
 
 _NUMBER = re.compile(r"(?:(?P<whole>[0-9]+)\.)?(?P<digits>[0-9]+)$")
+
+# What a name says beside the frame: `0001_keypoints.json`, `00001_2d_pose.txt`.
+_WHAT = re.compile(r"[._-](?:(?:2d[._-])?(?:pose|poses|keypoints|joints))$", re.IGNORECASE)
+# Where a name does not end in its frame's number; so it is in a part of OU-MVLP's poses.
+_FOUR_DIGITS = re.compile(r"[0-9]{4}")
 
 
 def in_order(paths: Iterable[Path]) -> list[tuple[int, Path]]:
@@ -83,3 +92,66 @@ def _check_stamps(ordered: Mapping[Path, re.Match[str]]) -> None:
 def _as_counters(stamp: re.Match[str]) -> tuple[int, int]:
     whole, behind = _halves(stamp)
     return int(whole), int(behind or -1)
+
+
+class Matched(NamedTuple):
+    """Which files show the same frames as some others.
+
+    Attributes:
+        by_frame: Frame -> the file that shows it; those that have none are missing.
+        alone: Files that show no such frame, by name.
+    """
+
+    by_frame: dict[Path, Path]
+    alone: list[Path]
+
+
+def match(frames: Iterable[Path], files: Iterable[Path]) -> Matched:
+    """Find to each frame the file that shows it: by name, and where no name is shared by number.
+
+    Names are compared without their endings, without the zeros before the number that ends them,
+    and without a last word such as `_keypoints` or `_2d_pose`.
+
+    Raises:
+        Undecodable: Two files have one name.
+    """
+    frames, files = list(frames), sorted(files)
+    by_name: dict[str, Path] = {}
+    for path in files:
+        other = by_name.setdefault(_name(path), path)
+        if other != path:
+            raise Undecodable(f"{path}: of the frame of {other.name}; expected one file a frame")
+    found = {frame: by_name[_name(frame)] for frame in frames if _name(frame) in by_name}
+    if not found:
+        # Numbers that are there twice are no numbers of frames.
+        by_number = _if_each_is_once(files)
+        numbers = _if_each_is_once(frames)
+        found = {numbers[key]: by_number[key] for key in numbers if key in by_number}
+    used = set(found.values())
+    return Matched(found, [path for path in files if path not in used])
+
+
+def _name(path: Path) -> str:
+    """The name without what does not tell frames apart."""
+    stem = _WHAT.sub("", path.stem)
+    number = _NUMBER.search(stem)
+    if number is None or number["whole"] is not None:  # decimals begin with zeros that count
+        return stem
+    return f"{stem[: number.start('digits')]}{int(number['digits'])}"
+
+
+def _if_each_is_once(paths: list[Path]) -> dict[int, Path]:
+    """Files by the number in their names; none where two have the same."""
+    by_number: dict[int, Path] = {}
+    for path in paths:
+        stem = _WHAT.sub("", path.stem)
+        digits = _NUMBER.search(stem)
+        found = digits["digits"] if digits else _first(_FOUR_DIGITS, stem)
+        if found and by_number.setdefault(int(found), path) != path:
+            return {}
+    return by_number
+
+
+def _first(pattern: re.Pattern[str], text: str) -> str:
+    found = pattern.search(text)
+    return found[0] if found else ""
