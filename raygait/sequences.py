@@ -32,6 +32,12 @@ class GaitSequence:
         view: Camera or angle as the data set writes it, `"090"`; empty when unknown.
         source: Path below the data set's root, `/` separated: a file or a folder of frames.
         kind: What the source is made of.
+        poses: Folder of a file of joints for each mask, below the root too, and maybe the source
+            itself; empty where the owner has put none beside the masks. Whether they are there is
+            found out when they are read, as it is of the other two.
+        colours: Folder of a picture for each mask, cut to the person as the mask is; or empty.
+        colour_masks: Folder of the masks that were cut as those pictures were; empty where the
+            source holds them.
     """
 
     dataset: str
@@ -40,15 +46,25 @@ class GaitSequence:
     view: str
     source: str
     kind: SourceKind = "video"
+    poses: str = ""
+    colours: str = ""
+    colour_masks: str = ""
 
     @property
     def source_id(self) -> str:
         """`dataset:source`, unique below one root and stable between machines."""
         return f"{self.dataset}:{self.source}"
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Folders of what lies beside the frames; none where there is nothing."""
+        return tuple(place for place in (self.poses, self.colours, self.colour_masks) if place)
+
     def to_dict(self) -> dict[str, str]:
-        """Plain strings, for Ray Data rows and JSON."""
-        return dataclasses.asdict(self)
+        """Plain strings, for Ray Data rows and JSON; of the folders beside it those there are."""
+        places = ("poses", "colours", "colour_masks")
+        fields = dataclasses.asdict(self)
+        return {name: text for name, text in fields.items() if text or name not in places}
 
 
 @dataclass(frozen=True)

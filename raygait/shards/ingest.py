@@ -15,6 +15,7 @@ rest.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import logging
 import math
@@ -42,6 +43,7 @@ from raygait.shards.workers import (
     asset_digests,
     without_paths,
 )
+from raygait.video.beside import POSE_MODALITIES
 from raygait.video.extraction import PeopleDescriber
 from raygait.video.finding import PeopleFinder
 from raygait.video.mask_folders import MASK_MODALITIES
@@ -57,6 +59,13 @@ _MODALITIES: Mapping[SourceKind, Collection[Modality]] = {
     "pickles": PICKLED_MODALITIES,
 }
 """What a kind of source can have that is no clip."""
+
+_BESIDE: Mapping[str, Collection[Modality]] = {
+    "poses": POSE_MODALITIES,
+    "colours": (),
+    "colour_masks": (),
+}
+"""Fields of `GaitSequence` that name folders beside masks, and what those can give."""
 
 
 @dataclass(frozen=True)
@@ -179,8 +188,10 @@ def ingest(
     if num_workers is not None and num_workers < 1:
         raise ShardError(f"num_workers is {num_workers}, expected 1 or more, or none for all CPUs")
     root, source_root = Path(out).absolute(), Path(source_root).absolute()
-    sources = look_up(sequences, source_root)
-    all_settings = _settings_by_kind(sources, settings or VideoSettings())
+    video = settings or VideoSettings()
+    # What is not asked for is neither read nor looked at, and makes no other row when it changes.
+    sources = look_up([_as_asked(each, video.modalities) for each in sequences], source_root)
+    all_settings = _settings_by_kind(sources, video)
     kinds = choose_num_parts(sources)
     assets = {kind: asset_digests(kind, all_settings[kind]) for kind in kinds}
     recorded = {
@@ -272,6 +283,14 @@ def _report(
     )
 
 
+def _as_asked(sequence: GaitSequence, modalities: Collection[Modality]) -> GaitSequence:
+    """A sequence without the folders beside it that the modalities do not need."""
+    if not sequence.beside:
+        return sequence
+    unused = [place for place, names in _BESIDE.items() if not {*names} & {*modalities}]
+    return dataclasses.replace(sequence, **dict.fromkeys(unused, ""))  # type: ignore[arg-type]
+
+
 def _settings_by_kind(sources: Sequence[Source], video: VideoSettings) -> dict[str, object]:
     """What decides the rows, by kind of source; and whose rows they are."""
     kinds = {source.sequence.kind for source in sources}
@@ -280,7 +299,15 @@ def _settings_by_kind(sources: Sequence[Source], video: VideoSettings) -> dict[s
     }
     for kind, can_have in _MODALITIES.items():
         if kind in kinds:
-            possible = [name for name in video.modalities if name in can_have]
+            beside = {
+                name
+                for source in sources
+                if source.sequence.kind == kind and source.sequence.beside
+                for place, names in _BESIDE.items()
+                if getattr(source.sequence, place)
+                for name in names
+            }
+            possible = [name for name in video.modalities if name in {*can_have, *beside}]
             by_kind[kind] = {"modalities": possible}
     if CLIP_KINDS & kinds:
         # `auto` depends on which files can be had here. Settled once, so that all workers, and

@@ -8,6 +8,7 @@ is not done again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -53,9 +54,10 @@ class Source:
 
     Attributes:
         sequence: What it is.
-        size_bytes: Size of the file, or of all files of the folder; -1 when it cannot be read.
-        mtime_ns: When the file, or the newest of the folder, was written; 0 when unknown.
-        listing_sha256: Of a folder, digest of the names, sizes and times of its files; else empty.
+        size_bytes: Size of the file, or of all files of the folder and of those beside it; -1 when
+            it cannot be read.
+        mtime_ns: When the file, or the newest of the folders, was written; 0 when unknown.
+        listing_sha256: Of folders, digest of the names, sizes and times of their files; else empty.
     """
 
     sequence: GaitSequence
@@ -120,20 +122,23 @@ def look_up(sequences: Sequence[GaitSequence], source_root: Path) -> list[Source
 
 
 def look_at(sequence: GaitSequence, source_root: Path) -> Source:
-    """The state of one sequence's file or folder now; never an error."""
+    """The state of one sequence's file or folder now, with what is beside it; never an error."""
     path = source_root / sequence.source
     try:
         # By what is there, whatever its kind: a change must show also where the kind is wrong.
         status = path.stat()
         if not stat.S_ISDIR(status.st_mode):
             return Source(sequence, status.st_size, status.st_mtime_ns)
-        with os.scandir(path) as entries:
-            states = sorted(
-                (os.fsencode(entry.name), entry.stat()) for entry in entries if entry.is_file()
-            )
+        states = _states_in(path)
     except OSError:
         # The worker will say why, in a reject.
         return Source(sequence, -1, 0)
+    for place in dict.fromkeys(sequence.beside):
+        if place != sequence.source:
+            with contextlib.suppress(OSError):
+                prefix = os.fsencode(place) + b"/"
+                found = _states_in(source_root / place)
+                states += [(prefix + name, status) for name, status in found]
     # Sums do not show that frames were renamed or swapped, nor that an empty one has gone.
     listing = "".join(
         f"{name.hex()} {status.st_size} {status.st_mtime_ns}\n" for name, status in states
@@ -144,6 +149,14 @@ def look_at(sequence: GaitSequence, source_root: Path) -> Source:
         max((status.st_mtime_ns for _, status in states), default=0),
         hashlib.sha256(listing.encode()).hexdigest(),
     )
+
+
+def _states_in(folder: Path) -> list[tuple[bytes, os.stat_result]]:
+    """Names and states of the files of a folder, by name."""
+    with os.scandir(folder) as entries:
+        return sorted(
+            (os.fsencode(entry.name), entry.stat()) for entry in entries if entry.is_file()
+        )
 
 
 def choose_num_parts(sources: Sequence[Source]) -> dict[str, int]:
@@ -199,6 +212,9 @@ def settings_digest(settings: object) -> str:
 def _name(
     kind: SourceKind, sources: Sequence[Source], settings: object, assets: Mapping[str, str]
 ) -> str:
-    states = [dataclasses.asdict(source) for source in sources]
+    # `to_dict` as a field that is not used must not rename the parts that are there.
+    states = [
+        {**dataclasses.asdict(source), "sequence": source.sequence.to_dict()} for source in sources
+    ]
     content = [FORMAT_VERSION, PROCESSING_VERSION, kind, settings, dict(assets), states]
     return f"part-{settings_digest(content)}"

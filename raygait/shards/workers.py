@@ -28,11 +28,13 @@ from raygait.shards.plan import PROCESSING_VERSION, Part, Source, look_at, setti
 from raygait.shards.schema import FORMAT_VERSION, PartSummary
 from raygait.shards.writer import Attempt, PartWriter, printable
 from raygait.video.aligned_masks import read_aligned
+from raygait.video.beside import with_joints
 from raygait.video.extraction import ExtractedSequence, PeopleDescriber, RejectedTrack
 from raygait.video.finding import PeopleFinder
 from raygait.video.image_folders import IMAGE_EXTENSIONS
-from raygait.video.mask_folders import read_silhouettes
+from raygait.video.mask_folders import mask_paths, read_silhouettes
 from raygait.video.pickled import pickle_paths, read_pickles
+from raygait.video.pose_files import POSE_EXTENSIONS
 from raygait.video.settings import ONNX_FIELDS, Modality, VideoSettings
 from raygait.video.tracking import Track
 
@@ -52,6 +54,9 @@ STAGES = {
     "empty-silhouette": "silhouette",
     "unsafe-pickle": "decode",
     "bad-array": "decode",
+    "bad-pose": "decode",
+    "no-pose": "decode",
+    "no-colours": "decode",
 }
 """Where a source ended, by the reason that its `VideoError` gives."""
 
@@ -223,8 +228,8 @@ class Builder:
             results: Iterable[ExtractedSequence | RejectedTrack]
             if self._describer is None:
                 # Before the digest: what cannot be read is for the reader to say.
-                results = [_read(self._kind, path, self._modalities)]
-                sha256 = _sha256(path, self._kind)
+                results = [_read(sequence, self._source_root, self._modalities)]
+                sha256 = _digest(sequence, self._source_root)
             else:
                 sha256 = _sha256(path, self._kind)
                 assert looked is not None
@@ -364,21 +369,26 @@ def _reject_name(sequence: GaitSequence) -> Reject | None:
 
 
 def _reject_outside(sequence: GaitSequence, source_root: Path) -> Reject | None:
-    """A reject for a source that is not below the root, by its name or by a link in its path."""
-    source = Path(sequence.source)
-    why = "" if source.parts else "names no file"
-    if source.is_absolute() or ".." in source.parts:
-        why = "leaves the source folder by its name"
-    else:
-        try:
-            if not (source_root / source).resolve().is_relative_to(source_root.resolve()):
-                why = "leaves the source folder by a link"
-        except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a zero byte
-            why = f"cannot be followed to a file ({error})"
-    if not why:
-        return None
-    detail = f"{sequence.source}: {why}, expected a path below the source folder; it was not read"
-    return Reject(sequence.source_id, -1, "decode", "outside-root", detail)
+    """A reject for what is not below the root, by its name or by a link in its path."""
+    for place in (sequence.source, *sequence.beside):
+        why = _why_outside(Path(place), source_root)
+        if why:
+            detail = f"{place}: {why}, expected a path below the source folder; it was not read"
+            return Reject(sequence.source_id, -1, "decode", "outside-root", detail)
+    return None
+
+
+def _why_outside(place: Path, source_root: Path) -> str:
+    if not place.parts:
+        return "names no file"
+    if place.is_absolute() or ".." in place.parts:
+        return "leaves the source folder by its name"
+    try:
+        if not (source_root / place).resolve().is_relative_to(source_root.resolve()):
+            return "leaves the source folder by a link"
+    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a zero byte
+        return f"cannot be followed to a file ({error})"
+    return ""
 
 
 def _reject_if_deadly(sequence: GaitSequence, attempt: Attempt, *, stage: str) -> Reject | None:
@@ -429,19 +439,31 @@ def _unpack(fields: Mapping[str, Any]) -> Track:
     )
 
 
-def _read(kind: SourceKind, path: Path, modalities: tuple[Modality, ...]) -> ExtractedSequence:
-    """The one sequence of a source that is no clip."""
-    match kind:
+def _read(
+    sequence: GaitSequence, source_root: Path, modalities: tuple[Modality, ...]
+) -> ExtractedSequence:
+    """The one sequence of a source that is no clip, with what is asked for of what is beside it."""
+    path = source_root / sequence.source
+    match sequence.kind:
         case "silhouettes":
-            return read_silhouettes(path, modalities)
+            found = read_silhouettes(path, modalities)
         case "cropped":
-            return read_silhouettes(path, modalities, one_size=False)
+            found = read_silhouettes(path, modalities, one_size=False)
         case "aligned":
-            return read_aligned(path, modalities)
+            found = read_aligned(path, modalities)
         case "pickles":
             return read_pickles(path, modalities)
         case "video" | "images":
-            raise ValueError(f"{path}: people in {kind} have to be found first")
+            raise ValueError(f"{path}: people in {sequence.kind} have to be found first")
+    if not sequence.beside:
+        return found
+    is_whole = sequence.kind == "silhouettes"
+    masks = mask_paths(path, leave_out="" if is_whole else "gei")
+    if sequence.poses:
+        found = with_joints(
+            found, masks, source_root / sequence.poses, modalities, of_one_picture=is_whole
+        )
+    return found
 
 
 # Extensions of the files that each kind's reader looks at.
@@ -452,6 +474,7 @@ _MEMBERS: Mapping[SourceKind, Collection[str]] = {
     "pickles": (".pkl",),
     "images": IMAGE_EXTENSIONS,
 }
+_BESIDE = IMAGE_EXTENSIONS | POSE_EXTENSIONS
 
 
 def _sha256(path: Path, kind: SourceKind) -> str:
@@ -460,13 +483,29 @@ def _sha256(path: Path, kind: SourceKind) -> str:
         return _file_digest(path).hex()
     if not path.is_dir() or kind == "video":
         return ""
+    members = pickle_paths(path) if kind == "pickles" else path.iterdir()
+    return _members_digest(members, _MEMBERS[kind]).hex()
+
+
+def _members_digest(paths: Iterable[Path], extensions: Collection[str]) -> bytes:
     digest = hashlib.sha256()
-    members = pickle_paths(path) if kind == "pickles" else sorted(path.iterdir())
-    for member in members:
-        is_member = member.suffix.lower() in _MEMBERS[kind] and not member.name.startswith(".")
+    for member in sorted(paths):
+        is_member = member.suffix.lower() in extensions and not member.name.startswith(".")
         # No reader reads anything else than files: a folder so named, a link that leads nowhere.
         if is_member and member.is_file():
             digest.update(os.fsencode(member.name) + b"\0" + _file_digest(member))
+    return digest.digest()
+
+
+def _digest(sequence: GaitSequence, source_root: Path) -> str:
+    """`_sha256` of a source, or of it and of the folders beside it."""
+    of_source = _sha256(source_root / sequence.source, sequence.kind)
+    if not sequence.beside:
+        return of_source
+    digest = hashlib.sha256(of_source.encode())
+    for place in sequence.beside:
+        digest.update(b"\0" + os.fsencode(place) + b"\0")
+        digest.update(_members_digest((source_root / place).iterdir(), _BESIDE))
     return digest.hexdigest()
 
 
