@@ -3,10 +3,12 @@
 Layouts, as the owners distribute it and as OpenGait arranges it:
 
     2D_Silhouettes/0000/camid0_videoid2/seq0/*.png      masks, each cut to its person
+    2D_Poses/0000/camid0_videoid2/seq0/*.txt            their joints, a file a mask
     0000/camid0_videoid2/seq0/seq0.pkl                  OpenGait's tree; merged: sils-seq0.pkl, ...
 
-Camera and video are the condition, the sequence is the view. Meshes (`smpls-*.pkl`) and parsing are
-not read.
+Camera and video are the condition, the sequence is the view. Joints are places in the crop that the
+mask was made of. Where `2D_Poses` is there, every sequence is expected to have them. Meshes
+(`smpls-*.pkl`) and parsing are not read.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from raygait.datasets.adapter import Adapter
 from raygait.datasets.layout import Scan
 
 _SILHOUETTES = "2D_Silhouettes"
-_OTHERS = frozenset(("2D_Parsings", "2D_Poses", "3D_SMPLs", "2D_Keypoints"))
+_POSES = "2D_Poses"
+_OTHERS = frozenset(("2D_Parsings", "3D_SMPLs", "2D_Keypoints"))
 
 
 def _look(scan: Scan) -> None:
@@ -25,12 +28,16 @@ def _look(scan: Scan) -> None:
     for name in names:
         if name == _SILHOUETTES:
             scan.tree(scan.folders(name), masks="cropped", below=name)
-        elif name in _OTHERS:
+        elif name == _POSES and _SILHOUETTES in names:
+            continue
+        elif name in (_POSES, *_OTHERS):
             scan.leave_out(name, "no silhouettes, left out")
         else:
             subjects.append(name)
     if _SILHOUETTES in names:
         subjects = scan.subjects_of(expected.GAIT3D, subjects)
+        if _POSES in names:
+            scan.put_beside(lambda raw: {"poses": f"{_POSES}/{raw.source.partition('/')[2]}"})
     scan.tree(subjects, masks="cropped")
 
 

@@ -6,10 +6,11 @@ so that a tree of 270,000 sequences takes under a minute.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,8 @@ SILHOUETTE_WORDS = frozenset(("sil", "sils", "silhouette", "silhouettes", "mask"
 NOT_READ_WORDS = frozenset(
     ("lidar", "pcd", "pcds", "smpl", "smpls", "parsing", "raw", "sync", "hw")
 )
+_MASK_KINDS = frozenset(("silhouettes", "cropped", "aligned"))
+_POSE_NAME = "_2d_pose.txt"
 _WORD = re.compile(r"[a-z0-9]+")
 
 _MAX_LOGGED = 100
@@ -64,11 +67,13 @@ class Leaf(NamedTuple):
         endings: Of its files, lower case; only those of frames.
         folders: Names of folders in it, sorted.
         frames: Names of its files of frames, in the order that the file system lists them.
+        has_poses: Whether a file is named `*_2d_pose.txt`.
     """
 
     endings: frozenset[str]
     folders: tuple[str, ...]
     frames: tuple[str, ...]
+    has_poses: bool = False
 
 
 class Scan:
@@ -232,6 +237,7 @@ class Scan:
         endings: set[str] = set()
         inside: list[str] = []
         frames: list[str] = []
+        has_poses = False
         try:
             with os.scandir(self._path(source)) as entries:
                 for entry in entries:
@@ -245,6 +251,8 @@ class Scan:
                     if ending in _FRAME_ENDINGS:
                         endings.add(ending)
                         frames.append(name)
+                    elif name.endswith(_POSE_NAME):
+                        has_poses = True
         except OSError as error:
             why = "may not be read" if isinstance(error, PermissionError) else _said(error)
             self.not_readable(source, why)
@@ -255,7 +263,7 @@ class Scan:
                 self.leave_out(join(source, name), "a folder inside a sequence, left out")
             if not endings:
                 self.unreadable.append(Finding(source, _NO_FRAME))
-        return Leaf(frozenset(endings), tuple(inside), tuple(frames))
+        return Leaf(frozenset(endings), tuple(inside), tuple(frames), has_poses)
 
     def excuse_empty(self, source: str) -> None:
         """Of a folder without a frame that was looked into last: its walk is read from another."""
@@ -288,11 +296,28 @@ class Scan:
 
     def add_leaf(
         self, subject: str, condition: str, view: str, source: str, *, masks: SourceKind
-    ) -> None:
+    ) -> Leaf:
         """Note the folder of a sequence; `masks` is its kind where it holds no pickles."""
         leaf = self.look_into(source)
         is_pickled = self.reads_pickles(source, leaf)
         self.add(subject, condition, view, source, "pickles" if is_pickled else masks)
+        return leaf
+
+    def put_beside(self, places: Callable[[GaitSequence], Mapping[str, str]]) -> None:
+        """Note of each sequence of masks what its owner has put beside it.
+
+        Nobody looks whether it is there: that is one folder a sequence, and is found out when the
+        sequence is read.
+
+        Args:
+            places: Gives paths below the root by field of `GaitSequence`.
+        """
+        self.sequences = [
+            dataclasses.replace(sequence, **places(sequence))  # type: ignore[arg-type]
+            if sequence.kind in _MASK_KINDS
+            else sequence
+            for sequence in self.sequences
+        ]
 
     def subjects_of(self, benchmark: Expected, names: Iterable[str]) -> list[str]:
         """Those names of folders that are subjects of a benchmark; the others are left out.

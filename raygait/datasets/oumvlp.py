@@ -3,37 +3,92 @@
 Layouts, as the owners distribute it and as OpenGait arranges it:
 
     Silhouette_090-00/00001/0001.png        view 090, walk 00, subject 00001
+    00001/090_00/*.json                     joints of its frames (OU-MVLP Pose)
     00001/00/090/090.pkl, or *.png          OpenGait's tree
 
 The walk is the condition: `01` is the gallery, `00` are the probes. People who came once lack half
 of theirs; the report names what is missing.
+
+OU-MVLP Pose is distributed by itself, once as AlphaPose and once as OpenPose found the joints. Lay
+its folders of subjects beside `Silhouette_*`, or into a folder `AlphaPose`, `OpenPose` or `Pose`
+there, or into `Pose/AlphaPose` or `Pose/OpenPose` (upper or lower case). Of several the first of
+these is taken. Every sequence is then expected to have a folder of joints; which person in a frame
+is the walker, the mask tells (`video.beside`).
 """
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 from raygait.datasets import expected
 from raygait.datasets.adapter import Adapter
 from raygait.datasets.layout import Scan, join
+from raygait.sequences import GaitSequence
 
 _RAW = re.compile(r"Silhouette_(\d{3})-(\d\d)")
+_POSE_WALK = re.compile(r"\d{3}_\d\d")
+# Lower case, the first that is there before the others.
+_POSE_FOLDERS = ("alphapose", "openpose", "pose")
 
 
 def _look(scan: Scan) -> None:
-    subjects: list[str] = []
+    others: list[str] = []
     names = scan.folders("")
     for name in names:
         raw = _RAW.fullmatch(name)
         if raw is None:
-            subjects.append(name)
+            others.append(name)
             continue
         view, condition = raw.groups()
         for subject in scan.folders(name):
             scan.add_leaf(subject, condition, view, join(name, subject), masks="silhouettes")
-    if len(subjects) < len(names):
-        subjects = scan.subjects_of(expected.OUMVLP, subjects)
-    scan.tree(subjects, masks="silhouettes")
+    if len(others) < len(names):
+        others = _put_poses_beside(scan, others)
+        others = scan.subjects_of(expected.OUMVLP, others)
+    scan.tree(others, masks="silhouettes")
+
+
+def _put_poses_beside(scan: Scan, names: list[str]) -> list[str]:
+    """Note where the poses are; returns the names of folders that hold something else."""
+    roots: list[str] = []
+    rest: list[str] = []
+    for name in sorted(names, key=_rank):
+        if name in expected.OUMVLP.subjects:
+            are_poses = _are_poses(scan.root / name)
+            roots += [""] if any(are_poses) else []
+            rest += [] if are_poses and all(are_poses) else [name]
+        elif name.lower() in _POSE_FOLDERS:
+            inside = [one for one in scan.folders(name) if one.lower() in _POSE_FOLDERS]
+            roots.append(join(name, min(inside, key=_rank)) if inside else name)
+        else:
+            rest.append(name)
+    # Beside the masks, then in folders of their own.
+    roots = sorted(dict.fromkeys(roots), key=bool)
+    for again in roots[1:]:
+        scan.leave_out(again, "poses once more, left out")
+    if roots:
+        scan.put_beside(lambda raw: {"poses": _poses_of(raw, roots[0])})
+    return sorted(rest)
+
+
+def _are_poses(subject: Path) -> list[bool]:
+    """Of each folder of a subject whether it is one of poses: these have the view first."""
+    try:
+        with os.scandir(subject) as entries:
+            return [bool(_POSE_WALK.fullmatch(entry.name)) for entry in entries if entry.is_dir()]
+    except OSError:
+        return []
+
+
+def _rank(name: str) -> int:
+    lower = name.lower()
+    return _POSE_FOLDERS.index(lower) if lower in _POSE_FOLDERS else len(_POSE_FOLDERS)
+
+
+def _poses_of(raw: GaitSequence, root: str) -> str:
+    return join(root, f"{raw.subject}/{raw.view}_{raw.condition}")
 
 
 ADAPTER = Adapter(

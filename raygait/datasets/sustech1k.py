@@ -3,10 +3,12 @@
 Layouts, as the owners distribute it and as OpenGait arranges it:
 
     0000/00-nm/000/Sils_aligned/*.png           aligned masks; without them Sils_raw/, cut masks
+    0000/00-nm/000/Pose/*.json                  their joints, a file a mask
     0000/00-nm/000/06-000-Camera-Sils_aligned.pkl   the released pickles, sixteen a leaf
 
-Of the pickles the aligned silhouettes and the poses are read (`video.pickled`). What comes from the
-LiDAR and what is resampled to its rate is not.
+Where one walk has joints, every one is expected to. Of the pickles the aligned silhouettes and the
+poses are read (`video.pickled`). What comes from the LiDAR is not, nor what is resampled to its
+rate.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from raygait.sequences import SourceKind
 
 # The better first.
 _FOLDERS: dict[str, SourceKind] = {"Sils_aligned": "aligned", "Sils_raw": "cropped"}
+_POSES = "Pose"
 
 
 def _look(scan: Scan) -> None:
+    has_poses = False
     for subject in scan.folders(""):
         for condition in scan.folders(subject):
             for view in scan.folders(f"{subject}/{condition}"):
@@ -30,6 +34,7 @@ def _look(scan: Scan) -> None:
                 # Point clouds may be pickled where masks are not.
                 masks = None if holds_silhouettes(source, leaf) else _masks_in(scan, source, leaf)
                 if masks is not None:
+                    has_poses |= _POSES in leaf.folders
                     scan.add(*walk, *masks)
                 elif scan.reads_pickles(source, leaf):
                     scan.add(*walk, source, "pickles")
@@ -37,6 +42,8 @@ def _look(scan: Scan) -> None:
                     scan.add(*walk, source, "aligned")
                 else:
                     scan.leave_out(source, "no silhouettes in it, left out")
+    if has_poses:
+        scan.put_beside(lambda raw: {"poses": f"{'/'.join(raw.source.split('/')[:3])}/{_POSES}"})
 
 
 def _masks_in(scan: Scan, source: str, leaf: Leaf) -> tuple[str, SourceKind] | None:

@@ -1,0 +1,116 @@
+"""What owners ship beside their masks: the index says where it is, and looks at none of it."""
+
+from pathlib import Path
+
+import pytest
+
+from raygait.datasets import DATASETS
+from raygait.sequences import GaitSequence
+
+
+def touch(root: Path, *paths: str) -> None:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"")
+
+
+def places(root: Path, benchmark: str) -> dict[str, str]:
+    return {one.source: one.poses for one in DATASETS[benchmark].index(root)}
+
+
+def left_out(root: Path, benchmark: str) -> dict[str, str]:
+    return dict(DATASETS[benchmark].survey(root).left_out)
+
+
+def test_gait3d_has_its_poses_in_a_tree_of_their_own(tmp_path: Path) -> None:
+    leaf = "0000/camid0_videoid2"
+    touch(tmp_path, f"2D_Silhouettes/{leaf}/seq0/1.png", f"2D_Silhouettes/{leaf}/seq1/1.png")
+    assert set(places(tmp_path, "gait3d").values()) == {""}
+    touch(tmp_path, f"2D_Poses/{leaf}/seq0/1.txt", f"0001/{leaf[5:]}/seq0/seq0.pkl")
+    assert places(tmp_path, "gait3d") == {
+        # Whether each has some is found out when it is read.
+        f"2D_Silhouettes/{leaf}/{seq}": f"2D_Poses/{leaf}/{seq}"
+        for seq in ("seq0", "seq1")
+    } | {f"0001/{leaf[5:]}/seq0": ""}
+    assert left_out(tmp_path, "gait3d") == {}
+
+
+def test_grew_has_its_poses_in_the_folders_of_the_masks(tmp_path: Path) -> None:
+    folders = ("train/00001/a", "test/gallery/00001/b", "test/gallery/00001/c", "test/probe/d")
+    for folder in folders:
+        touch(tmp_path, f"{folder}/00001.png", f"{folder}/00001_3d_pose.txt")
+    assert places(tmp_path, "grew") == dict.fromkeys(folders, "")
+    touch(tmp_path, "test/probe/d/00001_2d_pose.txt")
+    assert places(tmp_path, "grew") == {folder: folder for folder in folders}
+    assert left_out(tmp_path, "grew") == {}
+
+
+@pytest.mark.parametrize(
+    "root", ["", "pose", "Pose/AlphaPose", "OpenPose", "POSE/openpose", "AlphaPose"]
+)
+def test_poses_of_oumvlp_lie_beside_the_masks_or_in_a_folder_there(
+    root: str, tmp_path: Path
+) -> None:
+    touch(tmp_path, "Silhouette_090-01/00001/0001.png", "Silhouette_000-00/00001/0001.png")
+    assert set(places(tmp_path, "oumvlp").values()) == {""}
+    touch(tmp_path, f"{root}/00001/090_01/0001.json".lstrip("/"))
+    below = f"{root}/" if root else ""
+    assert places(tmp_path, "oumvlp") == {
+        "Silhouette_090-01/00001": f"{below}00001/090_01",
+        "Silhouette_000-00/00001": f"{below}00001/000_00",
+    }
+    assert left_out(tmp_path, "oumvlp") == {}
+
+
+def test_of_poses_that_are_there_twice_the_first_are_taken_and_the_others_named(
+    tmp_path: Path,
+) -> None:
+    touch(tmp_path, "Silhouette_090-01/00001/0001.png")
+    for root in ("OpenPose", "AlphaPose"):
+        touch(tmp_path, f"{root}/00001/090_01/0001.json")
+    assert set(places(tmp_path, "oumvlp").values()) == {"AlphaPose/00001/090_01"}
+    assert left_out(tmp_path, "oumvlp") == {"OpenPose": "poses once more, left out"}
+
+
+def test_masks_and_pickles_of_oumvlp_are_not_taken_for_poses(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "Silhouette_090-01/00001/0001.png",
+        "00001/00/090/090.pkl",
+        "00002/00/090/090.pkl",
+        "00002/090_00/0001.json",
+        "00003/090_00/0001.json",
+        "smpl/00001/090_00/0001.json",
+    )
+    assert places(tmp_path, "oumvlp") == {
+        "Silhouette_090-01/00001": "00001/090_01",
+        "00001/00/090": "",
+        "00002/00/090": "",
+    }
+    assert left_out(tmp_path, "oumvlp")["smpl"] == "no subject of the benchmark, left out"
+
+
+def test_poses_of_sustech1k_are_a_folder_of_the_walk(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "0000/00-nm/000/Sils_aligned/1.png",
+        "0000/00-nm/045/Sils_raw/1.png",
+        "0000/00-nm/090/06-090-Camera-Sils_aligned.pkl",
+    )
+    assert set(places(tmp_path, "sustech1k").values()) == {""}
+    touch(tmp_path, "0000/00-nm/000/Pose/1.json")
+    assert places(tmp_path, "sustech1k") == {
+        "0000/00-nm/000/Sils_aligned": "0000/00-nm/000/Pose",
+        "0000/00-nm/045/Sils_raw": "0000/00-nm/045/Pose",
+        "0000/00-nm/090": "",
+    }
+
+
+def test_a_sequence_with_nothing_beside_it_is_written_as_before() -> None:
+    plain = GaitSequence("gait3d", "0000", "a", "b", "x", "cropped")
+    assert plain.to_dict().keys() == {
+        *("dataset", "subject", "condition", "view", "source", "kind")
+    }
+    beside = GaitSequence("gait3d", "0000", "a", "b", "x", "cropped", poses="y")
+    assert GaitSequence(**beside.to_dict()) == beside  # type: ignore[arg-type]
+    assert beside.beside == ("y",)
