@@ -24,7 +24,7 @@ from raygait.errors import DatasetError
 from raygait.sequences import GaitSequence, SourceKind
 from raygait.shards.schema import FORMAT_VERSION
 
-PROCESSING_VERSION = 2
+PROCESSING_VERSION = 3
 """Raise it by hand with every change of code that gives other rows for the same sources and
 settings: decoding, detection, tracking, masks, alignment, gates, codec. Parts of an older version
 are then done again; nothing else notices such a change."""

@@ -15,7 +15,7 @@ view's says nothing: `VIEW/VIEW.pkl`, and a file by itself unless it is called `
 | float n | `*ratios` | `rgb_ratio` |
 | uint8 n×2×64×64 | any, `*heatmap` | `heatmaps_redrawn` |
 | uint8 n×17×64×48 | any, `*heatmap` | `heatmaps` |
-| float n×17×3 | any, `*pose` | `joints` |
+| float n×17×3 | any, `*pose` | `joints`, and without `*heatmap` `heatmaps_redrawn` |
 
 Where one is called aligned, no other is taken for silhouettes. Colours come with masks and ratios
 or not at all: colours that lack one are refused, masks and ratios without colours are left out. The
@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -43,6 +43,7 @@ from raygait.datasets.layout import NOT_READ_WORDS, SILHOUETTE_WORDS
 from raygait.datasets.pickles import read_array
 from raygait.errors import BadArray, EmptySilhouette, NotAMask
 from raygait.video.extraction import ExtractedSequence, FrameQuality
+from raygait.video.redraw import redraw
 from raygait.video.settings import Modality
 from raygait.video.walking import is_walking
 
@@ -99,7 +100,7 @@ def read_pickles(
     Args:
         path: A folder with `*.pkl`, or such a file.
         modalities: What to keep beside silhouettes; files of others are not read where their name
-            tells.
+            tells. `heatmaps_redrawn` are drawn from the joints where there are none.
 
     Returns:
         The sequence. Boxes, scores, the frame rate and the size in the source are unknown.
@@ -125,23 +126,31 @@ def read_pickles(
             member: names if names == _ALIGNED else tuple(n for n in names if n not in _ALIGNED)
             for member, names in can_be.items()
         }
-    # Colours come before what only they need.
-    for member in sorted(members, key=lambda member: can_be[member] == ("rgb_masks",)):
-        if not _is_wanted(can_be[member], modalities):
-            continue
-        array = read_array(member)
-        has_colours = has_rgb or "rgb" in columns
-        if has_aligned and not has_colours and _is_mask(array) and can_be[member] != _ALIGNED:
-            continue
-        column = _column(member, array, can_be[member], has_rgb=has_rgb)
-        if not _is_wanted((column,), modalities):
-            continue
-        if column in columns:
-            raise BadArray(
-                f"{member}: {column}, and so is {paths[column].name}; expected one array of each "
-                "modality"
-            )
-        columns[column], paths[column] = array, member
+
+    def take(wanted: Collection[Modality], some: Iterable[Path]) -> None:
+        # Colours come before what only they need.
+        for member in sorted(some, key=lambda member: can_be[member] == ("rgb_masks",)):
+            if not _is_wanted(can_be[member], wanted):
+                continue
+            array = read_array(member)
+            has_colours = has_rgb or "rgb" in columns
+            if has_aligned and not has_colours and _is_mask(array) and can_be[member] != _ALIGNED:
+                continue
+            column = _column(member, array, can_be[member], has_rgb=has_rgb)
+            if not _is_wanted((column,), wanted):
+                continue
+            if column in columns:
+                raise BadArray(
+                    f"{member}: {column}, and so is {paths[column].name}; expected one array of "
+                    "each modality"
+                )
+            columns[column], paths[column] = array, member
+
+    take(modalities, members)
+    if "heatmaps_redrawn" in modalities and not {"heatmaps_redrawn", "joints"} & columns.keys():
+        # Joints that nobody asked for, to draw them.
+        maybe = [one for one in members if "joints" in can_be[one] and one not in paths.values()]
+        take((*modalities, "joints"), maybe)
     if not {"silhouettes", "silhouettes_128"} & columns.keys():
         there = ", ".join(member.name for member in members[:8])
         raise BadArray(
@@ -356,15 +365,18 @@ def _sequence(
     def kept(name: Modality, values: NDArray[Any] | None) -> NDArray[Any] | None:
         return values if name in modalities else None
 
+    joints, redrawn = columns.get("joints"), columns.get("heatmaps_redrawn")
+    if redrawn is None and joints is not None and "heatmaps_redrawn" in modalities:
+        redrawn = redraw(joints)
     return unplaced_sequence(
         silhouettes,
         silhouettes_128=kept("silhouettes_128", large),
         heatmaps=kept("heatmaps", columns.get("heatmaps")),
-        heatmaps_redrawn=kept("heatmaps_redrawn", columns.get("heatmaps_redrawn")),
+        heatmaps_redrawn=kept("heatmaps_redrawn", redrawn),
         rgb=kept("rgb", rgb),
         rgb_masks=kept("rgb", columns.get("rgb_masks")),
         imported_rgb_ratio=kept("rgb", columns.get("rgb_ratio")),
-        joints=kept("joints", columns.get("joints")),
+        joints=kept("joints", joints),
     )
 
 

@@ -11,6 +11,7 @@ from raygait.errors import BadArray, EmptySilhouette, NotAMask, UnsafePickle
 from raygait.synthetic.walkers import Walker, render_masks
 from raygait.video.alignment import align
 from raygait.video.pickled import halved, read_pickles
+from raygait.video.redraw import redraw
 
 T = 5
 
@@ -232,6 +233,29 @@ def test_what_only_its_shape_tells_is_not_checked_unless_it_is_asked_for(tmp_pat
     for modality in ("rgb", "joints"):
         with pytest.raises(BadArray):
             read_pickles(path, (modality,))
+
+
+def test_redrawn_heatmaps_are_drawn_from_the_joints_where_there_are_none(tmp_path: Path) -> None:
+    path = leaf(tmp_path, a=SILHOUETTES, a_pose=JOINTS)
+    drawn = redraw(JOINTS.astype(np.float32))
+    for modalities in (("heatmaps_redrawn",), ("heatmaps_redrawn", "joints")):
+        found = read_pickles(path, modalities)  # type: ignore[arg-type]
+        assert (found.heatmaps_redrawn == drawn).all()
+        assert (found.joints is None) == (modalities == ("heatmaps_redrawn",))
+    assert read_pickles(path, ("joints",)).heatmaps_redrawn is None
+    leaf(tmp_path, a_heatmap=REDRAWN)
+    assert (read_pickles(path).heatmaps_redrawn == REDRAWN).all()
+
+
+def test_joints_whose_name_says_nothing_are_drawn_too(tmp_path: Path) -> None:
+    path = leaf(tmp_path, a=SILHOUETTES, b=JOINTS)
+    found = read_pickles(path, ("heatmaps_redrawn",))
+    assert (found.heatmaps_redrawn == redraw(JOINTS.astype(np.float32))).all()
+
+
+def test_joints_beside_redrawn_heatmaps_are_not_looked_at_for_them(tmp_path: Path) -> None:
+    path = leaf(tmp_path, a=SILHOUETTES, a_heatmap=REDRAWN, a_pose=b"not read")
+    assert (read_pickles(path, ("heatmaps_redrawn",)).heatmaps_redrawn == REDRAWN).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, -1.0, 1e300, 1e-300])
