@@ -4,11 +4,12 @@ Layouts, as the owners distribute it and as OpenGait arranges it:
 
     0000/00-nm/000/Sils_aligned/*.png           aligned masks; without them Sils_raw/, cut masks
     0000/00-nm/000/Pose/*.json                  their joints, a file a mask
+    0000/00-nm/000/RGB_raw/*.jpg                their colours, cut as Sils_raw/*.png is
     0000/00-nm/000/06-000-Camera-Sils_aligned.pkl   the released pickles, sixteen a leaf
 
-Where one walk has joints, every one is expected to. Of the pickles the aligned silhouettes and the
-poses are read (`video.pickled`). What comes from the LiDAR is not, nor what is resampled to its
-rate.
+Where one walk has joints, every one is expected to, and so it is with colours and their masks. Of
+the pickles the aligned silhouettes and the poses are read (`video.pickled`); their colours are of
+64×64 and are not. What comes from the LiDAR is not read, nor what is resampled to its rate.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from __future__ import annotations
 from raygait.datasets import expected
 from raygait.datasets.adapter import Adapter
 from raygait.datasets.layout import Leaf, Scan, holds_silhouettes
-from raygait.sequences import SourceKind
+from raygait.sequences import GaitSequence, SourceKind
 
 # The better first.
 _FOLDERS: dict[str, SourceKind] = {"Sils_aligned": "aligned", "Sils_raw": "cropped"}
-_POSES = "Pose"
+_POSES, _COLOURS, _COLOUR_MASKS = "Pose", "RGB_raw", "Sils_raw"
 
 
 def _look(scan: Scan) -> None:
-    has_poses = False
+    has_poses = has_colours = False
     for subject in scan.folders(""):
         for condition in scan.folders(subject):
             for view in scan.folders(f"{subject}/{condition}"):
@@ -35,6 +36,7 @@ def _look(scan: Scan) -> None:
                 masks = None if holds_silhouettes(source, leaf) else _masks_in(scan, source, leaf)
                 if masks is not None:
                     has_poses |= _POSES in leaf.folders
+                    has_colours |= {_COLOURS, _COLOUR_MASKS} <= {*leaf.folders}
                     scan.add(*walk, *masks)
                 elif scan.reads_pickles(source, leaf):
                     scan.add(*walk, source, "pickles")
@@ -43,7 +45,22 @@ def _look(scan: Scan) -> None:
                 else:
                     scan.leave_out(source, "no silhouettes in it, left out")
     if has_poses:
-        scan.put_beside(lambda raw: {"poses": f"{'/'.join(raw.source.split('/')[:3])}/{_POSES}"})
+        scan.put_beside(lambda raw: {"poses": f"{_leaf_of(raw)}/{_POSES}"})
+    if has_colours:
+        scan.put_beside(_colours_of)
+
+
+def _leaf_of(raw: GaitSequence) -> str:
+    return "/".join(raw.source.split("/")[:3])
+
+
+def _colours_of(raw: GaitSequence) -> dict[str, str]:
+    leaf = _leaf_of(raw)
+    masks = f"{leaf}/{_COLOUR_MASKS}"
+    return {
+        "colours": f"{leaf}/{_COLOURS}",
+        "colour_masks": "" if raw.source == masks else masks,
+    }
 
 
 def _masks_in(scan: Scan, source: str, leaf: Leaf) -> tuple[str, SourceKind] | None:

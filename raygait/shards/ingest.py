@@ -43,7 +43,7 @@ from raygait.shards.workers import (
     asset_digests,
     without_paths,
 )
-from raygait.video.beside import POSE_MODALITIES
+from raygait.video.beside import COLOUR_MODALITIES, POSE_MODALITIES
 from raygait.video.extraction import PeopleDescriber
 from raygait.video.finding import PeopleFinder
 from raygait.video.mask_folders import MASK_MODALITIES
@@ -62,8 +62,8 @@ _MODALITIES: Mapping[SourceKind, Collection[Modality]] = {
 
 _BESIDE: Mapping[str, Collection[Modality]] = {
     "poses": POSE_MODALITIES,
-    "colours": (),
-    "colour_masks": (),
+    "colours": COLOUR_MODALITIES,
+    "colour_masks": COLOUR_MODALITIES,
 }
 """Fields of `GaitSequence` that name folders beside masks, and what those can give."""
 

@@ -28,7 +28,7 @@ from raygait.shards.plan import PROCESSING_VERSION, Part, Source, look_at, setti
 from raygait.shards.schema import FORMAT_VERSION, PartSummary
 from raygait.shards.writer import Attempt, PartWriter, printable
 from raygait.video.aligned_masks import read_aligned
-from raygait.video.beside import with_joints
+from raygait.video.beside import with_colours, with_joints
 from raygait.video.extraction import ExtractedSequence, PeopleDescriber, RejectedTrack
 from raygait.video.finding import PeopleFinder
 from raygait.video.image_folders import IMAGE_EXTENSIONS
@@ -462,6 +462,11 @@ def _read(
     if sequence.poses:
         found = with_joints(
             found, masks, source_root / sequence.poses, modalities, of_one_picture=is_whole
+        )
+    if sequence.colours:
+        colour_masks = source_root / sequence.colour_masks if sequence.colour_masks else None
+        found = with_colours(
+            found, masks, source_root / sequence.colours, colour_masks=colour_masks
         )
     return found
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 from numpy.typing import NDArray
 
-from raygait.errors import NoPose
-from raygait.video.extraction import ExtractedSequence, FrameQuality, Unseen
-from raygait.video.frame_names import match
+from raygait.errors import NoColours, NoPose, Undecodable
+from raygait.video.extraction import RGB_PX, ExtractedSequence, FrameQuality, Unseen
+from raygait.video.frame_names import in_order, match
+from raygait.video.image_folders import IMAGE_EXTENSIONS, read_picture
 from raygait.video.mask_folders import read_mask
 from raygait.video.pose_files import pose_paths, read_people
 from raygait.video.redraw import redraw
@@ -29,6 +31,11 @@ from raygait.video.walking import is_walking
 POSE_MODALITIES: tuple[Modality, ...] = ("heatmaps_redrawn", "joints")
 """What can be made of pose files."""
 
+COLOUR_MODALITIES: tuple[Modality, ...] = ("rgb",)
+"""What can be made of pictures that are cut to the person."""
+
+# Of the width: crops are rounded to pixels, and some owners scale masks.
+_SAME_CROP_RATIO = 0.02
 _LEAVE_OUT = "or ask for what does not need it, such as --video.modalities silhouettes"
 
 
@@ -96,6 +103,121 @@ def _on_mask(
     num_on = is_on.sum(axis=1)
     best = max(range(len(people)), key=lambda p: (num_on[p], float(score[p].sum())))
     return people[best] if num_on[best] else "no pose"
+
+
+def with_colours(
+    sequence: ExtractedSequence,
+    masks: Sequence[Path],
+    colours: Path,
+    *,
+    colour_masks: Path | None = None,
+) -> ExtractedSequence:
+    """A sequence of masks with pictures that are cut to the person, and masks cut as these are.
+
+    Both are scaled to 128×128 by bilinear interpolation, whatever their shape was, as the pickles
+    of CCPG hold them: masks get grey levels at the outline. Frames are counted over masks and
+    pictures, so that one which only has a picture has a place and can be noted.
+
+    Args:
+        sequence: Read from the masks.
+        masks: Their files; `frame_indices` are places in it.
+        colours: Folder of pictures, any that `image_folders` reads.
+        colour_masks: Folder of masks that are cut as the pictures are; those of the sequence where
+            it is None.
+
+    Raises:
+        NoColours: No such folder, or no frame of the sequence has colours and a mask of their crop.
+        Undecodable: A picture or mask cannot be read, or two are of one frame.
+        FrameSizeRefused: A picture is larger than any frame may be.
+        NotAMask: A file of `colour_masks` is none.
+    """
+    matched = match(masks, _files_in(colours, _pictures))
+    mask_of = {mask: mask for mask in masks}
+    if colour_masks is not None:
+        mask_of = match(masks, _files_in(colour_masks, _masks)).by_frame
+    found = [
+        _crop(matched.by_frame.get(masks[index]), mask_of.get(masks[index]))
+        for index in sequence.frame_indices.tolist()
+    ]
+    crops = [one for one in found if isinstance(one, _Crop)]
+    left_out = {row: one for row, one in enumerate(found) if not isinstance(one, _Crop)}
+    if not crops:
+        raise NoColours(
+            f"{colours}: not one of {len(found)} masks has colours beside it "
+            f"({_counted(left_out.values())}); expected a picture of its name or number, cut as "
+            f"the mask is, {_LEAVE_OUT}"
+        )
+    return dataclasses.replace(
+        _without(_counted_over(sequence, masks, matched.alone), left_out),
+        rgb=np.stack([crop.rgb for crop in crops]),
+        rgb_masks=np.stack([crop.mask for crop in crops]),
+        imported_rgb_ratio=np.array([crop.ratio for crop in crops], np.float32),
+    )
+
+
+class _Crop(NamedTuple):
+    """A picture and its mask, both made squares, and the width over the height that they had."""
+
+    rgb: UInt8[np.ndarray, "128 128 3"]
+    mask: UInt8[np.ndarray, "128 128"]
+    ratio: float
+
+
+def _crop(picture: Path | None, mask: Path | None) -> _Crop | Unseen:
+    if picture is None:
+        return "no colours"
+    if mask is None:
+        return "no mask"
+    rgb, levels = read_picture(picture), read_mask(mask)
+    height_px, width_px = rgb.shape[:2]
+    expected_px = width_px * levels.shape[0] / height_px
+    if abs(levels.shape[1] - expected_px) > 1 + _SAME_CROP_RATIO * expected_px:
+        return "colours of another crop"
+    if not levels.any():
+        return "no mask"
+    size = (RGB_PX, RGB_PX)
+    return _Crop(cv2.resize(rgb, size), cv2.resize(levels, size), width_px / height_px)
+
+
+def _files_in(folder: Path, chosen: Callable[[list[Path]], list[Path]]) -> list[Path]:
+    try:
+        paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise NoColours(f"{folder}: nothing in it can be seen: {error.strerror}") from error
+    return chosen(sorted(paths))
+
+
+def _pictures(paths: list[Path]) -> list[Path]:
+    """Pictures; of folders in which masks lie too, those that are no PNG."""
+    pictures = [path for path in paths if path.suffix.lower() in IMAGE_EXTENSIONS]
+    return [path for path in pictures if path.suffix.lower() != ".png"] or pictures
+
+
+def _masks(paths: list[Path]) -> list[Path]:
+    return [path for path in paths if path.suffix.lower() == ".png"]
+
+
+def _counted_over(
+    sequence: ExtractedSequence, masks: Sequence[Path], alone: Sequence[Path]
+) -> ExtractedSequence:
+    """The sequence with frames counted over masks and pictures without a mask, these left out."""
+    if not alone:
+        return sequence
+    names = [path.name for path in masks]
+    lone = [path.name for path in alone]
+    try:
+        ordered = [path.name for _, path in in_order(Path(name) for name in [*names, *lone])]
+    except Undecodable:  # counted all the same
+        ordered = [*names, *lone]
+    place_of = {name: place for place, name in enumerate(ordered)}
+    places = np.array([place_of[name] for name in names], np.int32)
+    left_out = [(int(places[index]), reason) for index, reason in sequence.left_out]
+    no_mask: list[tuple[int, Unseen]] = [(place_of[name], "no mask") for name in lone]
+    return dataclasses.replace(
+        sequence,
+        frame_indices=places[sequence.frame_indices],
+        left_out=tuple(sorted([*left_out, *no_mask])),
+    )
 
 
 def _counted(reasons: Iterable[Unseen]) -> str:

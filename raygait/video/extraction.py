@@ -123,7 +123,8 @@ class ExtractedSequence:
         heatmap_windows_px: x0, y0, x1, y1 of what they cover in the source frame.
         heatmaps_redrawn: Limbs and joints of `redraw.redraw`.
         rgb: The person's crop, made a square of 128 px whatever its shape was.
-        rgb_masks: The person's mask in it, 0 or 255.
+        rgb_masks: The person's mask in it, 0 or 255; of crops that somebody else has cut with grey
+            levels at the outline.
         rgb_windows_px: x0, y0, x1, y1 of it in the source frame; width over height is the ratio
             that GaitEdge's alignment needs.
         imported_rgb_ratio: The ratio itself, of crops that somebody else has cut: their windows are

@@ -13,7 +13,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from raygait.errors import FrameSizeRefused, Undecodable
-from raygait.video.decode import Frame, Video, check_frame_size, open_video
+from raygait.video.decode import (
+    MAX_FRAME_AREA_PX2,
+    Frame,
+    Video,
+    check_frame_size,
+    open_video,
+)
 from raygait.video.frame_names import in_order
 
 IMAGE_EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp"))
@@ -101,6 +107,31 @@ def open_clip(path: str | Path) -> Video | ImageFolder:
     return ImageFolder(path) if Path(path).is_dir() else open_video(path)
 
 
+def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """One picture, RGB, as small as it may be; a person who is far away is cut to few pixels.
+
+    Raises:
+        Undecodable: Not a regular file, or not a picture that can be decoded.
+        FrameSizeRefused: A larger one than any frame may be.
+    """
+    try:
+        if not path.is_file():
+            raise Undecodable(f"{path}: not a regular file, expected a picture")
+        content = path.read_bytes()
+        size_px = _claimed_size_px(content)
+        if size_px is not None and math.prod(size_px) > MAX_FRAME_AREA_PX2:
+            raise FrameSizeRefused(
+                f"{path}: {size_px[0]}×{size_px[1]} px, expected at most "
+                f"{MAX_FRAME_AREA_PX2 / 2**20:.0f} Mpx"
+            )
+        image = _decoded(content) if size_px is not None else None
+    except (OSError, cv2.error) as error:
+        raise Undecodable(f"{path}: not a picture that can be decoded ({error})") from error
+    if image is None:
+        raise Undecodable(f"{path}: not a picture that can be decoded ({len(content)} bytes)")
+    return image
+
+
 def _picture_paths(folder: Path) -> list[tuple[int, Path]]:
     try:
         paths = sorted(
@@ -130,9 +161,13 @@ def _read(path: Path) -> UInt8[np.ndarray, "h w 3"] | None:
         if size_px is None:
             return None
         check_frame_size(path, *size_px)
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        return _decoded(content)
     except (OSError, cv2.error):
         return None
+
+
+def _decoded(content: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         return None
     rgb: np.ndarray = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -217,7 +217,7 @@ def test_what_is_there_twice_or_cannot_be_read_is_not_complete(tmp_path: Path) -
     ("benchmark", "path", "why"),
     [
         ("gait3d", "2D_Poses/0000/camid0_videoid2/seq0", "no silhouettes, left out"),
-        ("ccpg", "CCPG_D_MASK_FACE_SHOE/000/U0_D0/01_0", "crops without a scene, left out"),
+        ("ccpg", "CCPG_D_MASK_FACE_SHOE/000/U0_D0/01_0", "colours without masks, left out"),
         ("grew", "distractor/00001/x", "not part of the benchmark's split, left out"),
     ],
 )

@@ -106,6 +106,35 @@ def test_poses_of_sustech1k_are_a_folder_of_the_walk(tmp_path: Path) -> None:
     }
 
 
+def colours(root: Path, benchmark: str) -> dict[str, tuple[str, str]]:
+    index = DATASETS[benchmark].index(root)
+    return {one.source: (one.colours, one.colour_masks) for one in index}
+
+
+def test_ccpg_has_its_colours_in_a_tree_of_their_own(tmp_path: Path) -> None:
+    touch(tmp_path, "CCPG_G_SIL/000/U0_D0/01_0/1.png", "001/U0_D0/01_0/01_0-aligned-sils.pkl")
+    assert set(colours(tmp_path, "ccpg").values()) == {("", "")}
+    touch(tmp_path, "CCPG_D_MASK_FACE_SHOE/000/U0_D0/01_0/1.jpg")
+    assert colours(tmp_path, "ccpg") == {
+        "CCPG_G_SIL/000/U0_D0/01_0": ("CCPG_D_MASK_FACE_SHOE/000/U0_D0/01_0", ""),
+        "001/U0_D0/01_0": ("", ""),
+    }
+    assert left_out(tmp_path, "ccpg") == {}
+
+
+def test_colours_of_sustech1k_want_the_masks_that_were_cut_with_them(tmp_path: Path) -> None:
+    leaf = "0000/00-nm/000"
+    touch(tmp_path, f"{leaf}/Sils_aligned/1.png", f"{leaf}/RGB_raw/1.jpg")
+    touch(tmp_path, "0000/00-nm/045/Sils_aligned/1.png")
+    assert set(colours(tmp_path, "sustech1k").values()) == {("", "")}
+    touch(tmp_path, f"{leaf}/Sils_raw/1.png", "0000/00-nm/090/Sils_raw/1.png")
+    assert colours(tmp_path, "sustech1k") == {
+        f"{leaf}/Sils_aligned": (f"{leaf}/RGB_raw", f"{leaf}/Sils_raw"),
+        "0000/00-nm/045/Sils_aligned": ("0000/00-nm/045/RGB_raw", "0000/00-nm/045/Sils_raw"),
+        "0000/00-nm/090/Sils_raw": ("0000/00-nm/090/RGB_raw", ""),
+    }
+
+
 def test_a_sequence_with_nothing_beside_it_is_written_as_before() -> None:
     plain = GaitSequence("gait3d", "0000", "a", "b", "x", "cropped")
     assert plain.to_dict().keys() == {

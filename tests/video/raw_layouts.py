@@ -46,6 +46,18 @@ def cut(frames: np.ndarray, boxes: list[tuple[int, int, int, int]]) -> list[np.n
     ]
 
 
+def colours_of(masks: np.ndarray) -> np.ndarray:
+    """RGB pictures of the same frames: a blue and green scene, and somebody in red."""
+    height_px, width_px = masks.shape[1:]
+    y, x = np.mgrid[:height_px, :width_px]
+    scene = np.stack([0 * x, 255 * y // height_px, 255 * x // width_px], axis=2).astype(np.uint8)
+    return np.where(masks[..., None] > 0, np.uint8([230, 40, 30]), scene)
+
+
+def write_colours(folder: Path, pictures: list[np.ndarray], name: str = "{:04d}.jpg") -> Path:
+    return write_images(folder, [picture[..., ::-1] for picture in pictures], name)
+
+
 def write_texts(folder: Path, joints: np.ndarray, name: str = "{:04d}.txt") -> None:
     """Joints as Gait3D and GREW write them."""
     folder.mkdir(parents=True, exist_ok=True)
