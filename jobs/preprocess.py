@@ -35,7 +35,8 @@ class Options:
 
     dataset: Literal[tuple(sorted(DATASETS))]  # type: ignore[valid-type]
     """Which data set. The benchmarks (casiab, oumvlp, grew, gait3d, ccpg, sustech1k) are read as
-    their owners distribute them and as OpenGait arranges them, SUBJECT/CONDITION/VIEW/*.pkl.
+    their owners distribute them and as OpenGait arranges them, SUBJECT/CONDITION/VIEW/*.pkl. Beside
+    raw masks their poses (oumvlp, grew, gait3d, sustech1k) and colours (ccpg, sustech1k) are read.
 
     folder: SUBJECT/CONDITION/VIEW, each a clip, a .pkl, or a folder of masks, pictures or pickles.
     manifest: a CSV or Parquet table of path, subject, condition, view and, if you like, kind.
@@ -63,7 +64,9 @@ class Options:
     """Ray cluster to use; a local one if left out and none is named in the environment."""
     video: VideoSettings = field(default_factory=VideoSettings)
     """What becomes of a clip; of masks and pickles only the modalities matter, as far as they can
-    be had."""
+    be had. What is asked for and lies beside the masks of a data set is expected of each: a frame
+    without it is left out, a sequence without any is a reject. To have all masks, ask for
+    silhouettes alone."""
 
 
 def main() -> int:

@@ -56,7 +56,8 @@ def check_rows(rows: list[dict[str, Any]], modality: Modality, where: str) -> No
             f"{where}: {len(lacking)} of {len(rows)} rows looked at hold no {modality}, "
             f"{lacking[0]['sequence_id']!r} for one: run preprocess on the clips again, into "
             f"another folder, with {modality} among --video.modalities (masks alone can only give "
-            "silhouettes and silhouettes_128)"
+            "silhouettes and silhouettes_128, with poses beside them heatmaps_redrawn and with "
+            "colours rgb)"
         )
 
 

@@ -3,8 +3,9 @@
     parts ─> finders (decode, detect, track) ─> builders (describe, encode, commit) ─> summaries
              pool of actors, a detector each    pool of actors, a pose network each    to the driver
 
-A part is a handful of sources and one file. Folders of masks skip the finders. Only paths, boxes
-and summaries cross process borders; frames live and die inside a builder, one row group at a time.
+A part is a handful of sources and one file. Folders of masks skip the finders; poses and colours
+that lie beside them are read if they are asked for (`video.beside`). Only paths, boxes and
+summaries cross process borders; frames live and die inside a builder, one row group at a time.
 
 What a run leaves behind is a function of the sources and the settings: any number of workers, any
 order and any crash give the same rows, and a second run does only what is missing, damaged or ended
@@ -236,6 +237,7 @@ def ingest(
                 len(todo),
                 len(summaries),
             )
+            _tell_what_stays_empty(all_settings, video.modalities)
             with (
                 ray_session.start(address=address),
                 ray_session.stderr_without(ray_session.RESTART_NOTE),
@@ -319,6 +321,15 @@ def _settings_by_kind(sources: Sequence[Source], video: VideoSettings) -> dict[s
         for kind in sorted(CLIP_KINDS & kinds):
             by_kind[kind] = resolved.to_dict()
     return by_kind
+
+
+def _tell_what_stays_empty(all_settings: Mapping[str, object], asked: Collection[Modality]) -> None:
+    for kind in _MODALITIES:
+        settings = all_settings.get(kind)
+        if isinstance(settings, Mapping):
+            missing = [name for name in asked if name not in settings["modalities"]]
+            if missing:
+                _log.info("%s: these have no %s, which stay empty", kind, ", ".join(missing))
 
 
 def _same_settings(

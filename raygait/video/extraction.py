@@ -130,7 +130,8 @@ class ExtractedSequence:
         imported_rgb_ratio: The ratio itself, of crops that somebody else has cut: their windows are
             not known.
         joints: x, y in pixels of the source frame (pixel centres are whole numbers), and the
-            highest probability, 0..1.
+            highest probability, 0..1; as they were found beside masks, in pixels of the picture
+            that somebody else has found them in.
     """
 
     track: int

@@ -35,7 +35,8 @@ class VideoSettings(BaseModel):
         "and networks. silhouettes: 64×64, always kept (64×44 is a cut of its columns). "
         "silhouettes_128: 128×128. heatmaps: 17 joints, 64×48. heatmaps_redrawn: limbs and "
         "joints, 64×64, drawn from the joints' places. rgb: crop, mask and the crop's width over "
-        "height, 128×128. joints: places in the frame, with a score.",
+        "height, 128×128. joints: places in the frame, with a score. Of masks, what their owner "
+        "ships beside them is kept: joints, heatmaps_redrawn from these, rgb.",
     )
     detector: Literal["auto", "ssd", "blazepose", "motion", "onnx"] = Field(
         "auto",
