@@ -40,9 +40,9 @@ _MAX_PEOPLE = 1000
 
 
 def pose_paths(folder: Path) -> list[Path]:
-    """The pose files of a folder, which may hold others: of texts those of two dimensions.
+    """The pose files of a folder, by name.
 
-    Where some names end in `_2d_pose`, as GREW's, no other file is one.
+    Where some names end in `_2d_pose`, as GREW's, no other file is one; `_3d_pose` never is.
 
     Raises:
         NoPose: No such folder, or no pose file in it.
@@ -51,7 +51,9 @@ def pose_paths(folder: Path) -> list[Path]:
         paths = sorted(
             path
             for path in folder.iterdir()
-            if path.suffix.lower() in POSE_EXTENSIONS and not path.name.startswith(".")
+            if path.suffix.lower() in POSE_EXTENSIONS
+            and not path.name.startswith(".")
+            and not path.stem.lower().endswith("_3d_pose")
         )
     except OSError as error:
         raise NoPose(f"{folder}: no pose file in it can be seen: {error.strerror}") from error

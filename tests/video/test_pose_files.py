@@ -118,6 +118,10 @@ def test_where_names_say_two_dimensions_no_other_text_is_a_pose(tmp_path: Path) 
     for name in ("1.png", "1_2d_pose.txt", "1_3d_pose.txt", "notes.txt", ".2_2d_pose.txt"):
         write(tmp_path / name, "")
     assert [path.name for path in pose_paths(tmp_path)] == ["1_2d_pose.txt"]
+    for name in ("1_2d_pose.txt", "notes.txt"):
+        (tmp_path / name).unlink()
+    with pytest.raises(NoPose, match="no pose file in it"):
+        pose_paths(tmp_path)
 
 
 def test_a_folder_without_poses_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
