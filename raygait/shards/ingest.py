@@ -231,13 +231,13 @@ def ingest(
         written: list[PartSummary] = []
         if todo:
             _log.info(
-                "%d sources in %d parts: %d to do, %d already there",
+                "%d sources in %d parts: %d to do, %d already there%s",
                 len(sources),
                 len(parts),
                 len(todo),
                 len(summaries),
+                _what_stays_empty(all_settings, video.modalities),
             )
-            _tell_what_stays_empty(all_settings, video.modalities)
             with (
                 ray_session.start(address=address),
                 ray_session.stderr_without(ray_session.RESTART_NOTE),
@@ -323,13 +323,15 @@ def _settings_by_kind(sources: Sequence[Source], video: VideoSettings) -> dict[s
     return by_kind
 
 
-def _tell_what_stays_empty(all_settings: Mapping[str, object], asked: Collection[Modality]) -> None:
+def _what_stays_empty(all_settings: Mapping[str, object], asked: Collection[Modality]) -> str:
+    """What was asked for and no source of a kind can give, as an end of a sentence."""
+    said = ""
     for kind in _MODALITIES:
         settings = all_settings.get(kind)
         if isinstance(settings, Mapping):
             missing = [name for name in asked if name not in settings["modalities"]]
-            if missing:
-                _log.info("%s: these have no %s, which stay empty", kind, ", ".join(missing))
+            said += f"; of {kind} no {', '.join(missing)}" if missing else ""
+    return said
 
 
 def _same_settings(
