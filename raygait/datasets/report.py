@@ -26,6 +26,7 @@ class IndexReport:
         groups: Name of a part of the benchmark -> subjects and sequences found and expected, -1
             where a number is not known, and the walks that subjects who are there lack.
         kinds: Sequences by kind of source.
+        beside: Sequences of masks that are expected to have `poses` or `colours` beside them.
         conditions: Sequences by condition.
         views: Sequences by view.
         missing: Subjects, and walks of subjects that are there, that the benchmark has.
@@ -42,6 +43,7 @@ class IndexReport:
     num_subjects: int
     groups: Mapping[str, Mapping[str, int]]
     kinds: Mapping[str, int]
+    beside: Mapping[str, int]
     conditions: Mapping[str, int]
     views: Mapping[str, int]
     missing: tuple[Finding, ...] = field(default=(), repr=False)
@@ -67,6 +69,7 @@ class IndexReport:
             "num_subjects": self.num_subjects,
             "groups": {name: dict(numbers) for name, numbers in self.groups.items()},
             "kinds": dict(self.kinds),
+            "beside": dict(self.beside),
             "conditions": dict(self.conditions),
             "views": dict(self.views),
             **{name: [one._asdict() for one in getattr(self, name)] for name in findings},
@@ -109,6 +112,7 @@ class IndexReport:
             lines.append(f"  {name}: {subjects} subjects, {sequences} sequences")
         for title, counts in (
             ("kinds", self.kinds),
+            ("beside masks", self.beside),
             ("conditions", self.conditions),
             ("views", self.views),
         ):
@@ -170,6 +174,12 @@ def compare(scan: Scan, layout: str, expected: Expected | None) -> IndexReport:
         num_subjects=len(by_subject.keys() - {""}),
         groups=groups,
         kinds=_counts(sequence.kind for sequence in scan.sequences),
+        beside=_counts(
+            name
+            for sequence in scan.sequences
+            for name in ("poses", "colours")
+            if getattr(sequence, name)
+        ),
         conditions=_counts(sequence.condition for sequence in scan.sequences),
         views=_counts(sequence.view for sequence in scan.sequences),
         missing=tuple(missing),

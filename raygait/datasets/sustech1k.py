@@ -34,9 +34,9 @@ def _look(scan: Scan) -> None:
                 walk = (subject, condition, view)
                 # Point clouds may be pickled where masks are not.
                 masks = None if holds_silhouettes(source, leaf) else _masks_in(scan, source, leaf)
+                has_poses |= _POSES in leaf.folders
+                has_colours |= {_COLOURS, _COLOUR_MASKS} <= {*leaf.folders}
                 if masks is not None:
-                    has_poses |= _POSES in leaf.folders
-                    has_colours |= {_COLOURS, _COLOUR_MASKS} <= {*leaf.folders}
                     scan.add(*walk, *masks)
                 elif scan.reads_pickles(source, leaf):
                     scan.add(*walk, source, "pickles")

@@ -135,6 +135,17 @@ def test_colours_of_sustech1k_want_the_masks_that_were_cut_with_them(tmp_path: P
     }
 
 
+def test_a_survey_says_how_many_are_expected_to_have_what(tmp_path: Path) -> None:
+    touch(tmp_path, "0000/00-nm/000/Sils_raw/1.png", "0000/00-nm/045/Sils_raw/1.png")
+    plain = DATASETS["sustech1k"].survey(tmp_path)
+    assert plain.beside == {}
+    assert "beside" not in plain.to_text()
+    touch(tmp_path, "0000/00-nm/000/Pose/1.json", "0000/00-nm/000/RGB_raw/1.jpg")
+    report = DATASETS["sustech1k"].survey(tmp_path)
+    assert report.to_dict()["beside"] == {"colours": 2, "poses": 2}
+    assert "  beside masks: colours 2, poses 2\n" in report.to_text()
+
+
 def test_a_sequence_with_nothing_beside_it_is_written_as_before() -> None:
     plain = GaitSequence("gait3d", "0000", "a", "b", "x", "cropped")
     assert plain.to_dict().keys() == {
