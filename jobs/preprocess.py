@@ -35,8 +35,7 @@ class Options:
 
     dataset: Literal[tuple(sorted(DATASETS))]  # type: ignore[valid-type]
     """Which data set. The benchmarks (casiab, oumvlp, grew, gait3d, ccpg, sustech1k) are read as
-    their owners distribute them and as OpenGait arranges them, SUBJECT/CONDITION/VIEW/*.pkl. Beside
-    raw masks their poses (oumvlp, grew, gait3d, sustech1k) and colours (ccpg, sustech1k) are read.
+    their owners distribute them and as OpenGait arranges them, SUBJECT/CONDITION/VIEW/*.pkl.
 
     folder: SUBJECT/CONDITION/VIEW, each a clip, a .pkl, or a folder of masks, pictures or pickles.
     manifest: a CSV or Parquet table of path, subject, condition, view and, if you like, kind.
@@ -60,13 +59,16 @@ class Options:
     overwrite: bool = False
     """Replace a folder that was written with other settings, from another data set or another
     folder, or that would lose more than half of its sources."""
+    beside: bool = False
+    """Join to raw masks what their owners have put beside them, as far as --video.modalities names
+    it: poses (oumvlp, grew, gait3d, sustech1k) and colours (ccpg, sustech1k). A frame without is
+    left out, a sequence without any is a reject, so that silhouettes are fewer than those that
+    benchmarks are scored with."""
     address: str | None = None
     """Ray cluster to use; a local one if left out and none is named in the environment."""
     video: VideoSettings = field(default_factory=VideoSettings)
     """What becomes of a clip; of masks and pickles only the modalities matter, as far as they can
-    be had. What is asked for and lies beside the masks of a data set is expected of each: a frame
-    without it is left out, a sequence without any is a reject. To have all masks, ask for
-    silhouettes alone."""
+    be had."""
 
 
 def main() -> int:
@@ -93,6 +95,7 @@ def main() -> int:
         num_workers=options.num_workers,
         address=options.address,
         overwrite=options.overwrite,
+        beside=options.beside,
     )
     print(report.to_text())
     findings = adapter.report(scan).to_line()

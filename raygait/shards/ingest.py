@@ -154,6 +154,7 @@ def ingest(
     num_workers: int | None = None,
     address: str | None = None,
     overwrite: bool = False,
+    beside: bool = False,
     progress_every_s: float = 5.0,
     no_progress_timeout_s: float = 4 * 3600,
 ) -> IngestReport:
@@ -174,6 +175,9 @@ def ingest(
             started when there is nothing to do.
         overwrite: Whether a folder that was written with other settings or from another data set
             may be replaced, and whether it may lose more than half of its sources.
+        beside: Whether poses and colours that lie beside masks are joined to them, as far as the
+            modalities ask for them. Frames without are left out then, so that silhouettes are
+            fewer than those that benchmarks are scored with.
         progress_every_s: Seconds between two lines of progress (logging, level INFO).
         no_progress_timeout_s: Give up when no part was begun or ended for so long.
 
@@ -191,7 +195,8 @@ def ingest(
     root, source_root = Path(out).absolute(), Path(source_root).absolute()
     video = settings or VideoSettings()
     # What is not asked for is neither read nor looked at, and makes no other row when it changes.
-    sources = look_up([_as_asked(each, video.modalities) for each in sequences], source_root)
+    asked = video.modalities if beside else ()
+    sources = look_up([_as_asked(each, asked) for each in sequences], source_root)
     all_settings = _settings_by_kind(sources, video)
     kinds = choose_num_parts(sources)
     assets = {kind: asset_digests(kind, all_settings[kind]) for kind in kinds}

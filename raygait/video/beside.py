@@ -36,7 +36,7 @@ COLOUR_MODALITIES: tuple[Modality, ...] = ("rgb",)
 
 # Of the width: crops are rounded to pixels, and some owners scale masks.
 _SAME_CROP_RATIO = 0.02
-_LEAVE_OUT = "or ask for what does not need it, such as --video.modalities silhouettes"
+_LEAVE_OUT = "or name --video.modalities that do not need it, or leave --beside out"
 
 
 def with_joints(

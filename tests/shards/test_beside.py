@@ -35,9 +35,12 @@ PLACES = ("source", "poses", "colours", "colour_masks")
 SEQ = "0000/camid0_videoid2/seq0"
 
 
-def run(root: Path, out: Path, benchmark: str, *modalities: Modality) -> IngestReport:
+def run(
+    root: Path, out: Path, benchmark: str, *modalities: Modality, beside: bool = True
+) -> IngestReport:
     settings = VideoSettings(modalities=("silhouettes", *modalities))
-    return ingest(DATASETS[benchmark].index(root), root, out, settings, num_workers=1)
+    sequences = DATASETS[benchmark].index(root)
+    return ingest(sequences, root, out, settings, num_workers=1, beside=beside)
 
 
 def rows(out: Path) -> dict[str, Mapping[str, Any]]:
@@ -84,8 +87,11 @@ def test_poses_are_read_when_asked_for_and_else_nobody_notices_them(
     assert {row["joints"] is None for row in rows(tmp_path / "plain").values()} == {True}
     for seq in (SEQ, SEQ.replace("seq0", "seq1")):
         joints = write_gait3d_poses(gait3d, seq)
-    again = run(gait3d, tmp_path / "plain", "gait3d")
-    assert (again.num_parts_written, again.num_parts_skipped) == (0, plain.num_parts_written)
+    for again in (
+        run(gait3d, tmp_path / "plain", "gait3d"),
+        run(gait3d, tmp_path / "plain", "gait3d", "joints", beside=False),
+    ):
+        assert (again.num_parts_written, again.num_parts_skipped) == (0, plain.num_parts_written)
     with pytest.raises(SettingsMismatch, match="joints"):
         run(gait3d, tmp_path / "plain", "gait3d", "joints")
 
@@ -229,7 +235,7 @@ def mixed(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> dict[s
             moved = {name: place for name, place in places.items() if getattr(one, name)}
             sequences.append(dataclasses.replace(one, dataset=tree.name, **moved))
     settings = VideoSettings(modalities=("joints", "heatmaps_redrawn", "rgb"))
-    assert not ingest(sequences, root, root / "out", settings, num_workers=1).rejects
+    assert not ingest(sequences, root, root / "out", settings, num_workers=1, beside=True).rejects
     found = {row["dataset"]: row for row in rows(root / "out").values()}
     assert len(found) == len(sequences) == 7
     return found
