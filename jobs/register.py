@@ -37,7 +37,7 @@ class Options:
     mlflow_run: str = ""
     """Id of the MLflow run that trained the model; a training run's folder remembers its own."""
     evaluation: Path | None = None
-    """evaluation.json of this model; its mean rank-1 become tags of the version."""
+    """evaluation.json of this model; its numbers become tags of the version."""
 
 
 def main() -> int:

@@ -30,7 +30,8 @@ _MODEL_PREFIX = ".model-"
 def claim(root: Path, model: Path | Callable[[Path], Path]) -> Iterator[Path]:
     """Be the only run that writes a folder of embeddings, with the model at hand.
 
-    A run that is refused, or that ends before anything is written, leaves no folder and no lock.
+    A run that is refused, or that ends before anything is written, leaves no lock, and no folder
+    unless several end at the same time.
 
     Args:
         root: Folder of embeddings, made if missing.
@@ -106,8 +107,12 @@ def _folder(root: Path) -> Iterator[None]:
                 )
             made += [folder for folder in (root, *root.parents) if not folder.exists()]
             root.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, FileExistsError) as error:
+            if root.is_symlink() or (root.exists() and not root.is_dir()):
+                raise _no_folder(root, error) from error
+            raise _taken_away(root) from error
         except OSError as error:
-            raise EmbeddingsError(f"{root}: cannot be a folder of embeddings: {error}") from error
+            raise _no_folder(root, error) from error
         yield
     except BaseException:
         for folder in made:
@@ -121,13 +126,13 @@ def _only_run(root: Path) -> Iterator[None]:
     """Keep a second run out of the folder; the lock goes with the process, however it ends."""
     path = root / _LOCK
     try:
-        file = path.open("w")
+        # Whatever lies under that name is not emptied, followed or waited for.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        file = os.fdopen(os.open(path, flags, 0o666), "rb+", buffering=0)
     except FileNotFoundError as error:
-        raise EmbeddingsError(
-            f"{root}: another run has just ended and taken the folder away; start this one again"
-        ) from error
+        raise _taken_away(root) from error
     except OSError as error:
-        raise EmbeddingsError(f"{root}: cannot be a folder of embeddings: {error}") from error
+        raise _no_folder(root, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -141,8 +146,19 @@ def _only_run(root: Path) -> Iterator[None]:
             yield
         finally:
             # A run that was refused leaves nothing, not even this.
-            if [each.name for each in root.iterdir()] == [_LOCK]:
-                path.unlink()
+            with contextlib.suppress(OSError):  # somebody has taken the folder away
+                if [each.name for each in root.iterdir()] == [_LOCK]:
+                    path.unlink()
+
+
+def _taken_away(root: Path) -> EmbeddingsError:
+    return EmbeddingsError(
+        f"{root}: another run has just ended and taken the folder away; start this one again"
+    )
+
+
+def _no_folder(root: Path, error: OSError) -> EmbeddingsError:
+    return EmbeddingsError(f"{root}: cannot be a folder of embeddings: {error}")
 
 
 @contextlib.contextmanager

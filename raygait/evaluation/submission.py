@@ -24,6 +24,7 @@ from raygait.evaluation.ranking import top_k
 # GREW's file has 18,000 lines of 150 characters; a hundred times that is no submission.
 _LARGEST_FILE_BYTES = 300_000_000
 _VIDEO = "videoId"
+_LONGEST_VIDEO = 1000
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,11 @@ def _check_video(video: str, where: str) -> None:
         raise DatasetError(f"{where}: there is no video id")
     if video != video.strip():
         raise DatasetError(f"{where}: the video id has spaces around it: {video[:40]!r}")
+    if not video.isprintable() or len(video) > _LONGEST_VIDEO:
+        raise DatasetError(
+            f"{where}: a video id of {len(video)} characters, {video[:40]!r}; expected at most "
+            f"{_LONGEST_VIDEO} that can be printed"
+        )
 
 
 def _roles(

@@ -71,9 +71,12 @@ def test_the_nearest_by_cosine_are_those_of_its_direction(tmp_path: Path) -> Non
         ),
         ([*GALLERY, ("probe", "03", "", 0.0)], r"a probe's view .*: there is no video id"),
         ([*GALLERY, ("probe", "03", "k9 ", 0.0)], r"a probe's view .* spaces .*'k9 '"),
+        ([*GALLERY, ("probe", "03", "k\r9", 0.0)], r"a probe's view .* be printed"),
+        ([*GALLERY, ("probe", "03", "k\udc80", 0.0)], r"a probe's view .* be printed"),
+        ([*GALLERY, ("probe", "03", "k" * 1001, 0.0)], r"a probe's view .* of 1001 characters"),
     ],
     ids=["no probe", "no gallery", "few", "one id twice", "no number", "two of one number",
-         "no id", "padded id"],
+         "no id", "padded id", "two lines", "no text", "long id"],
 )  # fmt: skip
 def test_what_cannot_be_submitted_is_said_and_nothing_written(tmp_path, rows, says) -> None:
     with pytest.raises(DatasetError, match=says):
