@@ -71,7 +71,7 @@ class TrainResult:
     Attributes:
         checkpoint: Folder of the last checkpoint; `recipes.saved_model.load_model` reads it.
         history: One dictionary a step: `step`, `loss`, the other recorded values, and at steps
-            that were evaluated the protocol's numbers, as `casiab/NM/rank1`.
+            that were evaluated the protocol's numbers, as `validation/casiab/NM/rank1`.
         best: Folder of the checkpoint with the best evaluation; `None` without evaluations. The
             test subjects have chosen it, so its score is optimistic.
     """

@@ -37,6 +37,9 @@ from raygait.training.checkpoint import checkpoint_path, damage_of, step_of
 from raygait.training.record import Recorder
 
 _NOT_SCORES = ("step", "unix_s")
+# Begins the names of what is scored while training: a curve over steps, which a test of the
+# finished model (`casiab/NM/rank1`, `evaluation.benchmark`) in the same run is no point of.
+_WHILE_TRAINING = "validation/"
 BEST = "best"
 """Name of the link to the best checkpoint, beside the checkpoints."""
 # A process that Ray starts for a task is there in 2-10 s.
@@ -144,11 +147,11 @@ def is_exhausted(
 
 
 def scores_of(line: Mapping[str, float]) -> dict[str, float]:
-    """Number -> percent, of a line of `evaluations.jsonl`, whose names are `metric_name`'s."""
+    """Number -> percent, of a line of `evaluations.jsonl`: `validation/casiab/NM/rank1`."""
     scores = {}
     for name, value in line.items():
         if name not in _NOT_SCORES:
-            _, slash, number = name.partition("/")
+            _, slash, number = name.removeprefix(_WHILE_TRAINING).partition("/")
             probe_set, _, metric = number.rpartition("/")
             if not slash:  # as runs recorded it once: `rank1_NM`
                 metric, _, probe_set = name.partition("_")
@@ -311,7 +314,10 @@ class Validation:
         known = {name: value for name, value in scores.items() if not math.isnan(value)}
         self._recorder.evaluated(
             self._steps_before + step,
-            {metric_name(self._protocol, name): value for name, value in known.items()},
+            {
+                _WHILE_TRAINING + metric_name(self._protocol, name): value
+                for name, value in known.items()
+            },
         )
         self._scores[step] = known
         best = best_step(self._scores, self._deciding)

@@ -54,11 +54,14 @@ def test_scores_appear_at_the_step_they_are_of(tmp_path: Path) -> None:
     recorder.add({"step": 1, "loss": 3.0})
     recorder.add({"step": 2, "loss": 2.0})
     recorder.flush()
-    recorder.evaluated(1, {"casiab/NM/rank1": 50.0})
+    recorder.evaluated(1, {"validation/casiab/NM/rank1": 50.0})
     history = read_history(tmp_path / "history.jsonl")
     first_s, second_s = (point.pop("unix_s") for point in history)
     assert 0 <= second_s - first_s < 60
-    assert history == [{"step": 1, "loss": 3.0, "casiab/NM/rank1": 50.0}, {"step": 2, "loss": 2.0}]
+    assert history == [
+        {"step": 1, "loss": 3.0, "validation/casiab/NM/rank1": 50.0},
+        {"step": 2, "loss": 2.0},
+    ]
 
 
 def test_a_worker_that_was_replaced_can_no_longer_write(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def _record_steps(recorder: Recorder, first: int, last: int, *, every_s: float) 
         recorder.add({"step": step, "loss": 1 / step, **point})
         recorder.flush()
         if step % 50 == 0:
-            recorder.evaluated(step, {"casiab/NM/rank1": float(step)})
+            recorder.evaluated(step, {"validation/casiab/NM/rank1": float(step)})
         time.sleep(every_s)
 
 
@@ -127,7 +127,9 @@ def test_a_server_that_dies_and_comes_back_has_every_step_once(
     for number in range(8):
         expected = [(step, step + number / 8) for step in range(1, 301)]
         assert _curve(run, f"metric_{number}") == expected
-    assert _curve(run, "casiab/NM/rank1") == [(step, float(step)) for step in range(50, 301, 50)]
+    assert _curve(run, "validation/casiab/NM/rank1") == [
+        (step, float(step)) for step in range(50, 301, 50)
+    ]
     experiment = run.client().get_experiment_by_name("tests")
     assert len(run.client().search_runs([experiment.experiment_id])) == 1
     artefacts = [item.path for item in run.client().list_artifacts(run.run_id)]

@@ -90,7 +90,7 @@ class TestDecisions:
         for name in PROTOCOLS:
             for prefix in ("", "open-set:") if PROTOCOLS[name].numbers else ():
                 numbers = dict.fromkeys(protocol(prefix + name).numbers, 1.0)
-                line = {metric_name(prefix + name, number): numbers[number] for number in numbers}
+                line = {f"validation/{metric_name(prefix + name, each)}": 1.0 for each in numbers}
                 assert scores_of({"step": 3, **line, "unix_s": 1.0}) == numbers
 
     def test_a_run_goes_on_from_scores_that_were_recorded_without_their_protocol(self) -> None:
@@ -161,12 +161,12 @@ def evaluated(walker_shards: Path, tmp_path_factory: pytest.TempPathFactory):
 def _scores(result: TrainResult) -> dict[int, dict[str, float]]:
     return {
         int(point["step"]): {
-            name.removeprefix("casiab/").removesuffix("/rank1"): value
+            name.removeprefix("validation/casiab/").removesuffix("/rank1"): value
             for name, value in point.items()
-            if name.startswith("casiab/")
+            if name.startswith("validation/casiab/")
         }
         for point in result.history
-        if any(name.startswith("casiab/") for name in point)
+        if any(name.startswith("validation/casiab/") for name in point)
     }
 
 
@@ -185,10 +185,12 @@ class TestEvaluationWhileTraining:
         assert list(scores) == [2, 4, 5]
         assert [point["step"] for point in result.history] == [1, 2, 3, 4, 5]
         assert scores[5] == score_model(result.checkpoint, walker_shards)
-        sent = run.client().get_metric_history(run.run_id, "casiab/NM/rank1")
+        sent = run.client().get_metric_history(run.run_id, "validation/casiab/NM/rank1")
         assert {point.step: point.value for point in sent} == {
             step: values["NM"] for step, values in scores.items()
         }
+        # That is the name of a test of the finished model, which is no point of the curve.
+        assert "casiab/NM/rank1" not in run.client().get_run(run.run_id).data.metrics
 
     def test_the_best_checkpoint_is_kept_and_linked_to(
         self, evaluated, walker_shards: Path
@@ -353,7 +355,9 @@ class TestEvaluationsThatGoWrong:
         validation.settle()
         (line,) = self._recorded(tmp_path)
         assert line["step"] == 12
-        assert {f"casiab/{name}/rank1" for name in ("NM", "BG", "CL")} == line.keys() - {"step"}
+        assert {f"validation/casiab/{name}/rank1" for name in ("NM", "BG", "CL")} == line.keys() - {
+            "step"
+        }
 
     def test_the_next_one_has_the_place_of_the_one_before(
         self, validation: Validation, tmp_path: Path
@@ -394,7 +398,7 @@ class TestEvaluationsThatGoWrong:
         (tmp_path / "run" / "best").mkdir()
         validation.begin(2)
         validation.settle()
-        assert "casiab/NM/rank1" in self._recorded(tmp_path)[0]
+        assert "validation/casiab/NM/rank1" in self._recorded(tmp_path)[0]
         (event,) = (e for e in _events(tmp_path / "run") if "no link leads" in e)
         assert "checkpoint-00000002" in event
 

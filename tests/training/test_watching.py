@@ -37,13 +37,13 @@ def test_a_second_command_sends_what_the_first_has_not_and_nothing_twice(
 ) -> None:
     with watched(tmp_path / "run", run, 6, every_s=0.01):
         _record(recorder, 1, 2)
-        recorder.evaluated(2, {"casiab/NM/rank1": 40.0})
+        recorder.evaluated(2, {"validation/casiab/NM/rank1": 40.0})
     _record(recorder, 3)  # by a worker whose command was killed
     with watched(tmp_path / "run", run, 6, every_s=0.01):
         _record(recorder, 4, 5, 6)
-        recorder.evaluated(4, {"casiab/NM/rank1": 60.0})
+        recorder.evaluated(4, {"validation/casiab/NM/rank1": 60.0})
     assert _sent(run, "loss") == _sent(run, "accuracy") == [1, 2, 3, 4, 5, 6]
-    assert _sent(run, "casiab/NM/rank1") == [2, 4]
+    assert _sent(run, "validation/casiab/NM/rank1") == [2, 4]
 
 
 def test_a_server_that_is_away_is_mentioned_once_and_gets_it_all_later(
@@ -101,7 +101,9 @@ def test_events_scores_and_steps_are_logged_once(
     with watched(tmp_path / "run", None, 3, every_s=0.01):
         _record(recorder, 1, 2)
         recorder.say(2, "a damaged checkpoint is left out")
-        recorder.evaluated(2, {"casiab/NM/rank1": 41.26, "casiab/BG/rank1": 7.0})
+        recorder.evaluated(
+            2, {"validation/casiab/NM/rank1": 41.26, "validation/casiab/BG/rank1": 7.0}
+        )
     lines = [record.getMessage() for record in caplog.records]
     assert [line for line in lines if "damaged" in line] == [
         "step 2: a damaged checkpoint is left out"
