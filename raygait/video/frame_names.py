@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"(?:(?P<whole>[0-9]+)\.)?(?P<digits>[0-9]+)$")
 # What a name says beside the frame: `0001_keypoints.json`, `00001_2d_pose.txt`.
 _WHAT = re.compile(r"[._-](?:(?:2d[._-])?(?:pose|poses|keypoints|joints))$", re.IGNORECASE)
 # Where a name does not end in its frame's number; so it is in a part of OU-MVLP's poses.
-_FOUR_DIGITS = re.compile(r"[0-9]{4}")
+_FOUR_DIGITS = re.compile(r"(?<![0-9])(?<![0-9][.])[0-9]{4}(?![0-9]|[.][0-9])")
 
 
 def in_order(paths: Iterable[Path]) -> list[tuple[int, Path]]:
@@ -110,7 +110,8 @@ def match(frames: Iterable[Path], files: Iterable[Path]) -> Matched:
     """Find to each frame the file that shows it: by name, and where no name is shared by number.
 
     Names are compared without their endings, without the zeros before the number that ends them,
-    and without a last word such as `_keypoints` or `_2d_pose`.
+    and without a last word such as `_keypoints` or `_2d_pose`. Of a number with a point both halves
+    count: time stamps of other seconds are other frames, and no counter is a time stamp.
 
     Raises:
         Undecodable: Two files have one name.
@@ -123,10 +124,7 @@ def match(frames: Iterable[Path], files: Iterable[Path]) -> Matched:
             raise Undecodable(f"{path}: of the frame of {other.name}; expected one file a frame")
     found = {frame: by_name[_name(frame)] for frame in frames if _name(frame) in by_name}
     if not found:
-        # Numbers that are there twice are no numbers of frames.
-        by_number = _if_each_is_once(files)
-        numbers = _if_each_is_once(frames)
-        found = {numbers[key]: by_number[key] for key in numbers if key in by_number}
+        found = _by_number(frames, files)
     used = set(found.values())
     return Matched(found, [path for path in files if path not in used])
 
@@ -140,18 +138,45 @@ def _name(path: Path) -> str:
     return f"{stem[: number.start('digits')]}{int(number['digits'])}"
 
 
-def _if_each_is_once(paths: list[Path]) -> dict[int, Path]:
-    """Files by the number in their names; none where two have the same."""
-    by_number: dict[int, Path] = {}
+def _by_number(frames: list[Path], files: list[Path]) -> dict[Path, Path]:
+    """Frames and the files of their numbers; none where these are not of one kind."""
+    of_frames, of_files = _numbers(frames), _numbers(files)
+    have_points = [
+        any("." in number for number in numbers.values()) for numbers in (of_frames, of_files)
+    ]
+    if have_points[0] != have_points[1]:  # time stamps and counters
+        return {}
+    are_stamps = any(
+        len({number.rpartition(".")[0] for number in numbers.values()}) > 1
+        for numbers in (of_frames, of_files)
+    )
+    # Behind one and the same point may be a counter or decimals: only the same text is the same.
+    key = Decimal if are_stamps or not have_points[0] else str
+    by_number = _if_each_is_once(of_files, key)
+    return {
+        frame: by_number[number]
+        for number, frame in _if_each_is_once(of_frames, key).items()
+        if number in by_number
+    }
+
+
+def _numbers(paths: list[Path]) -> dict[Path, str]:
+    """The number in each name, with what is before its point; names without one are missing."""
+    numbers: dict[Path, str] = {}
     for path in paths:
         stem = _WHAT.sub("", path.stem)
-        digits = _NUMBER.search(stem)
-        found = digits["digits"] if digits else _first(_FOUR_DIGITS, stem)
-        if found and by_number.setdefault(int(found), path) != path:
+        found = _NUMBER.search(stem) or _FOUR_DIGITS.search(stem)
+        if found:
+            numbers[path] = found[0]
+    return numbers
+
+
+def _if_each_is_once(
+    numbers: Mapping[Path, str], key: Callable[[str], Decimal | str]
+) -> dict[Decimal | str, Path]:
+    """Files by their numbers; none where two have the same: then it is no number of frames."""
+    by_number: dict[Decimal | str, Path] = {}
+    for path, number in numbers.items():
+        if by_number.setdefault(key(number), path) != path:
             return {}
     return by_number
-
-
-def _first(pattern: re.Pattern[str], text: str) -> str:
-    found = pattern.search(text)
-    return found[0] if found else ""

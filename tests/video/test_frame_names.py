@@ -29,6 +29,19 @@ def paths(*names: str, folder: str = "masks") -> list[Path]:
         ("0007.png 0008.png", "0008_rendered.json 0007_rendered.json", "0007_rendered.json *"),
         # Time stamps.
         ("12.09.png 12.9.png", "12.9.json 12.09.json", "12.09.json 12.9.json"),
+        ("m_12.1.png m_13.25.png", "p_12.10.json p_13.25.json", "p_12.10.json p_13.25.json"),
+        # Of other seconds, in either list or in both.
+        ("m_12.100.png m_13.300.png", "p_50.100.json p_51.300.json", "- -"),
+        ("sil_100.50.png sil_100.75.png", "pose_200.50.json pose_200.75.json", "- -"),
+        ("m_100.5.png m_100.7.png", "p_100.05.json p_100.7.json", "- p_100.7.json"),
+        ("m_1.5.png m_2.6.png", "p_1.6.json p_2.5.json", "- -"),
+        # Time stamps and counters.
+        ("100.1.png 100.9.png", "0001.json 0009.json", "- -"),
+        ("0001.png 0003.png", "100.1.json 101.3.json", "- -"),
+        ("0999.png 1000.png", "12.0999_a.json 12.1000_a.json", "- -"),
+        # Four digits out of six are no number; the first of five is a subject.
+        ("0000.png 0001.png", "000012_x.json", "- -"),
+        ("0001.png", "00001_090_00_0001_alphapose.json", "00001_090_00_0001_alphapose.json"),
         # A name that is shared goes before numbers that are.
         ("a1.png b1.png", "b1.json", "- b1.json"),
         # Neither.
