@@ -37,7 +37,9 @@ REASON_COLOURS: Mapping[str, str] = {
     "another person": "#97683a",
     "no pose": "#5b6fb5",
     "several poses": "#8796cf",
+    "bad pose": "#3d4a80",
     "no colours": "#7d8b3c",
+    "bad colours": "#9c8f2e",
     "no mask": "#a9b36a",
     "colours of another crop": "#59632a",
 }

@@ -68,11 +68,13 @@ Unseen = Literal[
     "another person",
     "no pose",
     "several poses",
+    "bad pose",
     "no colours",
+    "bad colours",
     "no mask",
     "colours of another crop",
 ]
-"""Why a frame was left out; the last five, of masks that have files of their own beside them."""
+"""Why a frame was left out; the last seven, of masks that have files of their own beside them."""
 
 
 @dataclass(frozen=True)

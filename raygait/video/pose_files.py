@@ -67,11 +67,12 @@ def read_people(path: Path) -> Float32[np.ndarray, "p 17 3"]:
     """The joints of each person that a pose file tells of, in its order; maybe of nobody.
 
     Returns:
-        COCO-17: x, y in pixels of the picture that the pose was found in, and a score.
+        COCO-17: x, y in pixels of the picture that the pose was found in, and a score. Of several
+        people one whose joints are not as below is counted, with zeros: not a joint was seen.
 
     Raises:
-        BadPose: No file, over `MAX_POSE_BYTES`, not text, not of one of the forms above, of another
-            number of joints, or with a value that is no finite number.
+        BadPose: No file, over `MAX_POSE_BYTES`, not text, not of one of the forms above, or nobody
+            in it whose joints are as many as they should be, each value a finite number.
     """
     text = _text(path)
     if path.suffix.lower() == ".txt":
@@ -86,8 +87,16 @@ def read_people(path: Path) -> Float32[np.ndarray, "p 17 3"]:
     people = _people(path, _parsed(path, text))
     if len(people) > _MAX_PEOPLE:
         raise BadPose(f"{path}: {len(people)} people, expected at most {_MAX_PEOPLE}")
-    joints = [_joints(path, _flat(path, person)) for person in people]
-    return np.stack(joints) if joints else np.zeros((0, _NUM_JOINTS, 3), np.float32)
+    joints = np.zeros((len(people), _NUM_JOINTS, 3), np.float32)
+    bad: list[BadPose] = []
+    for place, person in enumerate(people):
+        try:
+            joints[place] = _joints(path, _flat(path, person))
+        except BadPose as error:
+            bad.append(error)
+    if bad and len(bad) == len(people):
+        raise bad[-1]
+    return joints
 
 
 def _text(path: Path) -> str:
@@ -127,9 +136,7 @@ def _people(path: Path, value: Any) -> list[Any]:
     """One value a person, whatever the form."""
     match value:
         case {"people": list(people)}:
-            if not all(isinstance(p, dict) and "pose_keypoints_2d" in p for p in people):
-                raise BadPose(f"{path}: somebody in it has no pose_keypoints_2d")
-            return [person["pose_keypoints_2d"] for person in people]
+            return [p.get("pose_keypoints_2d") if isinstance(p, dict) else None for p in people]
         case []:
             return []
         case [[[*_], *_], *_] | [[_, _, _, _, *_], *_]:
@@ -142,7 +149,7 @@ def _people(path: Path, value: Any) -> list[Any]:
 def _flat(path: Path, person: Any) -> list[float]:
     """The numbers of a person, `[x, y, score, x, ...]` or `[[x, y, score], ...]`."""
     if not isinstance(person, list):
-        raise BadPose(f"{path}: joints that are no list")
+        raise BadPose(f"{path}: joints that are no list, or no pose_keypoints_2d")
     values = []
     for item in person:
         numbers = item if isinstance(item, list) else [item]

@@ -125,22 +125,26 @@ def test_a_pose_that_changes_has_its_part_done_again(
 def test_a_walk_without_poses_or_with_a_bad_one_is_a_reject(
     ray_session: None, gait3d: Path, tmp_path: Path
 ) -> None:
-    for number in range(2, 5):
+    for number in range(2, 6):
         seq = SEQ.replace("seq0", f"seq{number}")
         shutil.copytree(gait3d / "2D_Silhouettes" / SEQ, gait3d / "2D_Silhouettes" / seq)
         write_gait3d_poses(gait3d, seq)
     (gait3d / "2D_Poses" / SEQ.replace("seq0", "seq2") / "human_crop_f2.txt").write_text("1,2,3")
+    for path in (gait3d / "2D_Poses" / SEQ.replace("seq0", "seq5")).iterdir():
+        path.write_text("1,2,3")
     outside = gait3d / "2D_Poses" / SEQ.replace("seq0", "seq3")
     shutil.move(outside, tmp_path / "outside")
     outside.symlink_to(tmp_path / "outside")
     (gait3d / "2D_Poses" / SEQ.replace("seq0", "seq1")).mkdir()
     report = run(gait3d, tmp_path / "out", "gait3d", "joints")
-    assert report.num_rows == 1
+    assert report.num_rows == 2
+    damaged = rows(tmp_path / "out")[f"2D_Silhouettes/{SEQ.replace('seq0', 'seq2')}"]
+    assert (damaged["left_out_indices"], damaged["left_out_reasons"]) == ([1], ["bad pose"])
     assert rejects(tmp_path / "out") == {
         f"2D_Silhouettes/{SEQ}": ("decode", "no-pose"),
         f"2D_Silhouettes/{SEQ.replace('seq0', 'seq1')}": ("decode", "no-pose"),
-        f"2D_Silhouettes/{SEQ.replace('seq0', 'seq2')}": ("decode", "bad-pose"),
         f"2D_Silhouettes/{SEQ.replace('seq0', 'seq3')}": ("decode", "outside-root"),
+        f"2D_Silhouettes/{SEQ.replace('seq0', 'seq5')}": ("decode", "no-pose"),
     }
 
 
@@ -298,4 +302,4 @@ def test_masks_alone_are_read_as_before_whatever_lies_beside_them(
     [row] = rows(tmp_path / "out").values()
     assert row["rgb"] is row["rgb_masks"] is row["rgb_ratio"] is row["joints"] is None
     assert run(raw, tmp_path / "rgb-out", "ccpg", "rgb").num_rows == 0
-    assert rejects(tmp_path / "rgb-out") == {"CCPG_G_SIL/000/U0_D0/01_0": ("decode", "undecodable")}
+    assert rejects(tmp_path / "rgb-out") == {"CCPG_G_SIL/000/U0_D0/01_0": ("decode", "no-colours")}

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raygait.errors import BadPose, NoPose
+from raygait.errors import NoPose
 from raygait.video.aligned_masks import read_aligned
 from raygait.video.alignment import align
 from raygait.video.beside import with_joints
@@ -132,9 +132,14 @@ def test_a_walk_without_any_pose_is_refused_and_says_what_to_do(tmp_path: Path) 
         joined(tmp_path)
 
 
-def test_a_file_that_is_no_pose_is_named(tmp_path: Path) -> None:
+def test_a_damaged_file_costs_its_frame_and_not_the_walk(tmp_path: Path) -> None:
     write_images(tmp_path / "masks", list(CLIP.masks))
     write_texts(tmp_path / "poses", CLIP.joints)
     (tmp_path / "poses/0003.txt").write_text("90,200,1,2")
-    with pytest.raises(BadPose, match=r"0003\.txt: 4 numbers"):
+    found = joined(tmp_path)
+    assert found.left_out == ((2, "bad pose"),)
+    np.testing.assert_array_equal(found.joints, CLIP.joints[[0, 1, 3, 4, 5]])
+    for path in (tmp_path / "poses").iterdir():
+        path.write_text("90,200,1,2")
+    with pytest.raises(NoPose, match=r"6 bad pose; the last: .*0006\.txt: 4 numbers"):
         joined(tmp_path)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from raygait.errors import FrameSizeRefused, NoColours, NotAMask, Undecodable
+from raygait.errors import NoColours
 from raygait.video.aligned_masks import read_aligned
 from raygait.video.alignment import align
 from raygait.video.beside import with_colours
@@ -134,9 +134,15 @@ def test_a_walk_without_colours_is_refused_and_says_what_to_do(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff", b"no picture"])
-def test_a_picture_that_cannot_be_decoded_is_named(content: bytes, root: Path) -> None:
+def test_a_picture_that_cannot_be_decoded_costs_its_frame(content: bytes, root: Path) -> None:
     (root / "colours/0002.jpg").write_bytes(content)
-    with pytest.raises(Undecodable, match=r"0002\.jpg: not a picture that can be decoded"):
+    found = joined(root)
+    assert found.left_out == ((1, "bad colours"),)
+    assert found.rgb_ratio() == pytest.approx([RATIOS[i] for i in (0, 2, 3, 4, 5)])
+    for path in (root / "colours").iterdir():
+        path.write_bytes(content)
+    said = r"6 bad colours; the last: .*0006\.jpg: not a picture that can be decoded"
+    with pytest.raises(NoColours, match=said):
         joined(root)
 
 
@@ -146,17 +152,20 @@ def test_a_picture_that_claims_to_be_huge_is_not_decoded(root: Path) -> None:
     content[18:26] = (60_000).to_bytes(4, "little") * 2
     (root / "colours/0002.jpg").unlink()
     (root / "colours/0002.bmp").write_bytes(content)
-    with pytest.raises(FrameSizeRefused, match=r"0002\.bmp: 60000×60000 px"):
+    assert joined(root).left_out == ((1, "bad colours"),)
+    for path in (root / "colours").glob("*.jpg"):
+        path.unlink()
+    with pytest.raises(NoColours, match=r"the last: .*0002\.bmp: 60000×60000 px"):
         joined(root)
 
 
-def test_masks_of_crops_that_are_none_are_named(root: Path) -> None:
+def test_a_mask_of_crops_that_is_none_costs_its_frame(root: Path) -> None:
     aligned = write_images(root / "aligned", [align(mask) for mask in MASKS])
     cv2.imwrite(str(root / "masks/0002.png"), COLOURS[1])
-    with pytest.raises(NotAMask, match=r"masks/0002\.png: has colours"):
-        with_colours(
-            read_aligned(aligned),
-            mask_paths(aligned),
-            root / "colours",
-            colour_masks=root / "masks",
-        )
+    found = with_colours(
+        read_aligned(aligned),
+        mask_paths(aligned),
+        root / "colours",
+        colour_masks=root / "masks",
+    )
+    assert found.left_out == ((1, "bad colours"),)

@@ -68,6 +68,13 @@ def test_a_frame_without_anybody_is_no_fault(nobody: object, tmp_path: Path) -> 
     assert read_people(write(tmp_path / "1.json", nobody)).shape == (0, 17, 3)
 
 
+@pytest.mark.parametrize("other", [{"pose_keypoints_2d": []}, {}, None], ids=str)
+def test_one_bad_person_of_several_counts_and_spoils_nobody(other: object, tmp_path: Path) -> None:
+    good = {"pose_keypoints_2d": JOINTS.reshape(-1).tolist()}
+    found = read_people(write(tmp_path / "1.json", {"people": [other, good]}))
+    np.testing.assert_array_equal(found, np.stack([0 * JOINTS, JOINTS]).astype(np.float32))
+
+
 FLAT = JOINTS.reshape(-1).tolist()
 BAD = {
     "fewer.txt": (text_of(JOINTS[:16]), "50 numbers, expected 53"),
@@ -91,6 +98,7 @@ BAD = {
     "pairs.json": (json.dumps(JOINTS[:, :2].tolist()), "a joint of 2 values"),
     "other.json": ('{"poses": []}', "without people"),
     "nameless.json": ('{"people": [{"keypoints": []}]}', "no pose_keypoints_2d"),
+    "nobody.json": ('{"people": [{"pose_keypoints_2d": []}, 3]}', "no pose_keypoints_2d"),
     "crowd.json": (json.dumps({"people": [{"pose_keypoints_2d": []}] * 1001}), "1001 people"),
 }
 
