@@ -40,6 +40,9 @@ _SAME_CROP_RATIO = 0.02
 # Of the joints that were seen. Synthetic walkers of five views: all are, and with errors of 2% of
 # the height 0.65 and more; moved aside by half the mask's width 0.35 at most.
 _MIN_ON_MASK_RATIO = 0.5
+# Of the joints that were seen. Synthetic walkers of five views: all are, and with errors of 2% of
+# the height 0.65 and more; moved aside by half the mask's width 0.35 at most.
+_MIN_ON_MASK_RATIO = 0.5
 _LEAVE_OUT = "or name --video.modalities that do not need it, or leave --beside out"
 
 
@@ -59,8 +62,8 @@ def with_joints(
         poses: Folder of pose files (`pose_files`), maybe that of the masks.
         modalities: With `heatmaps_redrawn` they are drawn, with `joints` they are kept.
         of_one_picture: Whether masks and joints are places in the same picture. Then of all people
-            in a file the one with the most joints on the mask is taken, and nobody without one.
-            If not, where a person is says nothing, and a frame with several is left out.
+            in a file the one with the most joints on the mask is taken, if half of those that were
+            seen are. If not, where a person is says nothing, and a frame with several is left out.
 
     Raises:
         NoPose: No such folder, or no frame of the sequence has a pose; quotes the last file that is
@@ -105,16 +108,18 @@ def with_joints(
 def _on_mask(
     people: Float32[np.ndarray, "p 17 3"], mask: UInt8[np.ndarray, "h w"]
 ) -> Float32[np.ndarray, "17 3"] | Unseen:
-    """Who has the most joints on the mask; of several, those that are surest."""
+    """Who has the most joints on the mask, and enough; of several, those that are surest."""
     height_px, width_px = mask.shape
     x, y, score = np.moveaxis(people, 2, 0)
     with np.errstate(invalid="ignore"):
         is_inside = (x > -0.5) & (x < width_px - 0.5) & (y > -0.5) & (y < height_px - 0.5)
     column, row = (np.rint(np.where(is_inside, axis, 0)).astype(int) for axis in (x, y))
-    is_on = is_inside & (score > 0) & (mask[row, column] > 0)
-    num_on = is_on.sum(axis=1)
-    best = max(range(len(people)), key=lambda p: (num_on[p], float(score[p].sum())))
-    return people[best] if num_on[best] else "no pose"
+    is_seen = score > 0
+    num_on = (is_inside & is_seen & (mask[row, column] > 0)).sum(axis=1)
+    num_needed = np.maximum(1, _MIN_ON_MASK_RATIO * is_seen.sum(axis=1))
+    there: list[int] = np.flatnonzero(num_on >= num_needed).tolist()
+    best = max(there, key=lambda p: (num_on[p], float(score[p].sum())), default=-1)
+    return people[best] if there else "no pose"
 
 
 def with_colours(

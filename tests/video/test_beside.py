@@ -68,10 +68,27 @@ def test_joints_that_were_not_seen_are_on_no_mask(tmp_path: Path) -> None:
     unseen = CLIP.joints.copy()
     unseen[:, 2:, 2] = 0
     seen = CLIP.joints.copy()
-    seen[:, 8:, 0] += 200
+    seen[:, 9:, 0] += 200
     write_images(tmp_path / "masks", list(CLIP.masks))
     write_people(tmp_path / "poses", [list(pair) for pair in zip(unseen, seen, strict=True)])
     np.testing.assert_array_equal(joined(tmp_path).joints, seen)
+
+
+def test_who_only_touches_the_mask_is_not_the_walker(tmp_path: Path) -> None:
+    columns = [np.flatnonzero(mask.any(axis=0)) for mask in CLIP.masks]
+    people = []
+    for joints, own in zip(CLIP.joints, columns, strict=True):
+        half_a_width = np.float32([np.ptp(own) / 2, 0, 0])
+        people.append([joints + half_a_width])
+    people[2] = [CLIP.joints[2]]
+    one_joint = CLIP.joints[3] + np.float32([400, 0, 0])
+    one_joint[15] = CLIP.joints[3, 15]
+    people[3] = [one_joint]
+    write_images(tmp_path / "masks", list(CLIP.masks))
+    write_people(tmp_path / "poses", people)
+    found = joined(tmp_path)
+    assert found.frame_indices.tolist() == [2]
+    assert found.left_out == tuple((index, "no pose") for index in (0, 1, 3, 4, 5))
 
 
 def test_frames_without_a_pose_are_left_out_of_everything_and_counted(tmp_path: Path) -> None:
