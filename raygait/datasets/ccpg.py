@@ -7,9 +7,9 @@ Layouts, as the owners distribute it and as OpenGait arranges it:
     000/U0_D0/01_0/01_0-aligned-sils.pkl    OpenGait's tree: also -rgbs, -ratios and -sils
 
 The condition names the upper and lower clothes, and `BG` a bag; the view begins with the camera.
-Where the colours are there, every sequence is expected to have them; they are scaled as the pickles
-hold them. OpenGait's script scales masks by areas to align them; here they are scaled as those of
-all other data sets are, by bicubic interpolation. Its pickles are read as they are.
+Where a folder of colours is there, every sequence is expected to have them; they are scaled as the
+pickles hold them. OpenGait's script scales masks by areas to align them; here they are scaled as
+those of all other data sets are, by bicubic interpolation. Its pickles are read as they are.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _look(scan: Scan) -> None:
             subjects.append(name)
     if _SILHOUETTES in names:
         subjects = scan.subjects_of(expected.CCPG, subjects)
-        if _COLOURS in names:
+        if _COLOURS in names and scan.folders(_COLOURS):
             scan.put_beside(lambda raw: {"colours": f"{_COLOURS}/{raw.source.partition('/')[2]}"})
     scan.tree(subjects, masks="cropped")
 

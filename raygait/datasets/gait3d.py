@@ -7,8 +7,8 @@ Layouts, as the owners distribute it and as OpenGait arranges it:
     0000/camid0_videoid2/seq0/seq0.pkl                  OpenGait's tree; merged: sils-seq0.pkl, ...
 
 Camera and video are the condition, the sequence is the view. Joints are places in the crop that the
-mask was made of. Where `2D_Poses` is there, every sequence is expected to have them. Meshes
-(`smpls-*.pkl`) and parsing are not read.
+mask was made of. Where `2D_Poses` has a folder in it, every sequence is expected to have them.
+Meshes (`smpls-*.pkl`) and parsing are not read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _look(scan: Scan) -> None:
             subjects.append(name)
     if _SILHOUETTES in names:
         subjects = scan.subjects_of(expected.GAIT3D, subjects)
-        if _POSES in names:
+        if _POSES in names and scan.folders(_POSES):
             scan.put_beside(lambda raw: {"poses": f"{_POSES}/{raw.source.partition('/')[2]}"})
     scan.tree(subjects, masks="cropped")
 

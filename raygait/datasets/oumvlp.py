@@ -59,9 +59,11 @@ def _put_poses_beside(scan: Scan, names: list[str]) -> list[str]:
             are_poses = _are_poses(scan.root / name)
             roots += [""] if any(are_poses) else []
             rest += [] if are_poses and all(are_poses) else [name]
-        elif name.lower() in _POSE_FOLDERS:
-            inside = [one for one in scan.folders(name) if one.lower() in _POSE_FOLDERS]
-            roots.append(join(name, min(inside, key=_rank)) if inside else name)
+        elif _is_of_poses(name):
+            below = scan.folders(name)
+            inside = [join(name, one) for one in sorted(below, key=_rank) if _is_of_poses(one)]
+            roots += [one for one in inside if scan.folders(one)]
+            roots += [name] if below and not inside else []
         else:
             rest.append(name)
     # Beside the masks, then in folders of their own.
@@ -82,9 +84,13 @@ def _are_poses(subject: Path) -> list[bool]:
         return []
 
 
+def _is_of_poses(name: str) -> bool:
+    return name.lower() in _POSE_FOLDERS
+
+
 def _rank(name: str) -> int:
     lower = name.lower()
-    return _POSE_FOLDERS.index(lower) if lower in _POSE_FOLDERS else len(_POSE_FOLDERS)
+    return _POSE_FOLDERS.index(lower) if _is_of_poses(name) else len(_POSE_FOLDERS)
 
 
 def _poses_of(raw: GaitSequence, root: str) -> str:

@@ -72,6 +72,28 @@ def test_of_poses_that_are_there_twice_the_first_are_taken_and_the_others_named(
     assert left_out(tmp_path, "oumvlp") == {"OpenPose": "poses once more, left out"}
 
 
+def test_places_without_a_folder_in_them_are_named_and_promise_nothing(tmp_path: Path) -> None:
+    gait3d, ccpg, oumvlp = (tmp_path / name for name in ("Gait3D", "CCPG", "OUMVLP"))
+    touch(gait3d, "2D_Silhouettes/0000/camid0_videoid2/seq0/1.png")
+    (gait3d / "2D_Poses").mkdir()
+    assert set(places(gait3d, "gait3d").values()) == {""}
+    assert left_out(gait3d, "gait3d") == {"2D_Poses": "no folder in it, left out"}
+
+    touch(ccpg, "CCPG_G_SIL/000/U0_D0/01_0/1.png", "CCPG_D_MASK_FACE_SHOE/README")
+    assert set(colours(ccpg, "ccpg").values()) == {("", "")}
+    assert left_out(ccpg, "ccpg").keys() == {
+        *("CCPG_D_MASK_FACE_SHOE", "CCPG_D_MASK_FACE_SHOE/README")
+    }
+
+    touch(oumvlp, "Silhouette_090-01/00001/0001.png", "Pose/OpenPose/00001/090_01/0001.json")
+    (oumvlp / "AlphaPose").mkdir()
+    (oumvlp / "Pose/AlphaPose").mkdir()
+    assert set(places(oumvlp, "oumvlp").values()) == {"Pose/OpenPose/00001/090_01"}
+    assert left_out(oumvlp, "oumvlp") == dict.fromkeys(
+        ("AlphaPose", "Pose/AlphaPose"), "no folder in it, left out"
+    )
+
+
 def test_masks_and_pickles_of_oumvlp_are_not_taken_for_poses(tmp_path: Path) -> None:
     touch(
         tmp_path,
