@@ -13,7 +13,8 @@ OU-MVLP Pose is distributed by itself, once as AlphaPose and once as OpenPose fo
 its folders of subjects beside `Silhouette_*`, or into a folder `AlphaPose`, `OpenPose` or `Pose`
 there, or into `Pose/AlphaPose` or `Pose/OpenPose` (upper or lower case). Of several the first of
 these is taken. Every sequence is then expected to have a folder of joints; which person in a frame
-is the walker, the mask tells (`video.beside`).
+is the walker, the mask tells (`video.beside`). Beside OpenGait's tree poses are not read. Links out
+of the root are not followed, so poses have to lie below it.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ def _look(scan: Scan) -> None:
     if len(others) < len(names):
         others = _put_poses_beside(scan, others)
         others = scan.subjects_of(expected.OUMVLP, others)
-    scan.tree(others, masks="silhouettes")
+    for name in others:
+        if _is_of_poses(name):
+            scan.leave_out(name, "poses without folders Silhouette_* beside them, left out")
+    scan.tree([name for name in others if not _is_of_poses(name)], masks="silhouettes")
 
 
 def _put_poses_beside(scan: Scan, names: list[str]) -> list[str]:

@@ -72,6 +72,26 @@ def test_of_poses_that_are_there_twice_the_first_are_taken_and_the_others_named(
     assert left_out(tmp_path, "oumvlp") == {"OpenPose": "poses once more, left out"}
 
 
+@pytest.mark.parametrize("root", ["Pose", "POSE"])
+def test_poses_that_are_twice_in_one_folder_are_named_too(root: str, tmp_path: Path) -> None:
+    touch(tmp_path, "Silhouette_090-01/00001/0001.png", "00001/090_01/0001.json")
+    for name in ("OpenPose", "AlphaPose"):
+        touch(tmp_path, f"{root}/{name}/00001/090_01/0001.json")
+    assert set(places(tmp_path, "oumvlp").values()) == {"00001/090_01"}
+    assert left_out(tmp_path, "oumvlp") == dict.fromkeys(
+        (f"{root}/AlphaPose", f"{root}/OpenPose"), "poses once more, left out"
+    )
+
+
+@pytest.mark.parametrize("root", ["AlphaPose", "openpose", "POSE"])
+def test_poses_beside_the_tree_of_opengait_are_nobody(root: str, tmp_path: Path) -> None:
+    touch(tmp_path, "00001/01/090/0001.png", f"{root}/00001/090_01/0001.json")
+    assert places(tmp_path, "oumvlp") == {"00001/01/090": ""}
+    assert left_out(tmp_path, "oumvlp") == {
+        root: "poses without folders Silhouette_* beside them, left out"
+    }
+
+
 def test_places_without_a_folder_in_them_are_named_and_promise_nothing(tmp_path: Path) -> None:
     gait3d, ccpg, oumvlp = (tmp_path / name for name in ("Gait3D", "CCPG", "OUMVLP"))
     touch(gait3d, "2D_Silhouettes/0000/camid0_videoid2/seq0/1.png")
