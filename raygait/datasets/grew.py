@@ -3,7 +3,7 @@
 Layouts, as the owners distribute it and as OpenGait arranges it:
 
     train/00001/4XPn5Z28/*.png              subject 00001train, condition 00, view 4XPn5Z28
-    .../*_2d_pose.txt                       joints of each mask, in the same folder
+    .../*_2d_pose.txt, or .json             joints of each mask, in the same folder
     test/gallery/00001/79XJefi8/*.png       subject 00001, condition 01 or 02, view 79XJefi8
     test/probe/etaGVnWf/*.png               subject probe, condition 03, view etaGVnWf
     00001train/00/4XPn5Z28/4XPn5Z28.pkl     OpenGait's tree, and probe/03/etaGVnWf/

@@ -41,7 +41,8 @@ NOT_READ_WORDS = frozenset(
     ("lidar", "pcd", "pcds", "smpl", "smpls", "parsing", "raw", "sync", "hw")
 )
 _MASK_KINDS = frozenset(("silhouettes", "cropped", "aligned"))
-_POSE_NAME = "_2d_pose.txt"
+# As `video.pose_files` knows them.
+_POSE_NAMES = ("_2d_pose.txt", "_2d_pose.json")
 _WORD = re.compile(r"[a-z0-9]+")
 
 _MAX_LOGGED = 100
@@ -67,7 +68,7 @@ class Leaf(NamedTuple):
         endings: Of its files, lower case; only those of frames.
         folders: Names of folders in it, sorted.
         frames: Names of its files of frames, in the order that the file system lists them.
-        has_poses: Whether a file is named `*_2d_pose.txt`.
+        has_poses: Whether a file is named `*_2d_pose.txt` or `.json`; case does not matter.
     """
 
     endings: frozenset[str]
@@ -251,7 +252,7 @@ class Scan:
                     if ending in _FRAME_ENDINGS:
                         endings.add(ending)
                         frames.append(name)
-                    elif name.endswith(_POSE_NAME):
+                    elif name.lower().endswith(_POSE_NAMES):
                         has_poses = True
         except OSError as error:
             why = "may not be read" if isinstance(error, PermissionError) else _said(error)

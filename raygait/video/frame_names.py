@@ -18,6 +18,8 @@ _NUMBER = re.compile(r"(?:(?P<whole>[0-9]+)\.)?(?P<digits>[0-9]+)$")
 
 # What a name says beside the frame: `0001_keypoints.json`, `00001_2d_pose.txt`.
 _WHAT = re.compile(r"[._-](?:(?:2d[._-])?(?:pose|poses|keypoints|joints))$", re.IGNORECASE)
+# Of the picture that it was found in: `1.jpg.json`.
+_OF_PICTURE = re.compile(r"[.](?:png|jpe?g|bmp)$", re.IGNORECASE)
 # Where a name does not end in its frame's number; so it is in a part of OU-MVLP's poses.
 _FOUR_DIGITS = re.compile(r"(?<![0-9])(?<![0-9][.])[0-9]{4}(?![0-9]|[.][0-9])")
 
@@ -109,8 +111,9 @@ class Matched(NamedTuple):
 def match(frames: Iterable[Path], files: Iterable[Path]) -> Matched:
     """Find to each frame the file that shows it: by name, and where no name is shared by number.
 
-    Names are compared without their endings, without the zeros before the number that ends them,
-    and without a last word such as `_keypoints` or `_2d_pose`. Of a number with a point both halves
+    Names are compared without their endings, also those of pictures before them (`1.jpg.json`),
+    without the zeros before the number that ends them, and without a last word such as `_keypoints`
+    or `_2d_pose`. Of a number with a point both halves
     count: time stamps of other seconds are other frames, and no counter is a time stamp.
 
     Raises:
@@ -131,11 +134,15 @@ def match(frames: Iterable[Path], files: Iterable[Path]) -> Matched:
 
 def _name(path: Path) -> str:
     """The name without what does not tell frames apart."""
-    stem = _WHAT.sub("", path.stem)
+    stem = _stem(path)
     number = _NUMBER.search(stem)
     if number is None or number["whole"] is not None:  # decimals begin with zeros that count
         return stem
     return f"{stem[: number.start('digits')]}{int(number['digits'])}"
+
+
+def _stem(path: Path) -> str:
+    return _OF_PICTURE.sub("", _WHAT.sub("", path.stem))
 
 
 def _by_number(frames: list[Path], files: list[Path]) -> dict[Path, Path]:
@@ -164,7 +171,7 @@ def _numbers(paths: list[Path]) -> dict[Path, str]:
     """The number in each name, with what is before its point; names without one are missing."""
     numbers: dict[Path, str] = {}
     for path in paths:
-        stem = _WHAT.sub("", path.stem)
+        stem = _stem(path)
         found = _NUMBER.search(stem) or _FOUR_DIGITS.search(stem)
         if found:
             numbers[path] = found[0]

@@ -6,6 +6,7 @@ import pytest
 
 from raygait.datasets import DATASETS
 from raygait.sequences import GaitSequence
+from raygait.video.pose_files import pose_paths
 
 
 def touch(root: Path, *paths: str) -> None:
@@ -43,6 +44,13 @@ def test_grew_has_its_poses_in_the_folders_of_the_masks(tmp_path: Path) -> None:
     touch(tmp_path, "test/probe/d/00001_2d_pose.txt")
     assert places(tmp_path, "grew") == {folder: folder for folder in folders}
     assert left_out(tmp_path, "grew") == {}
+
+
+@pytest.mark.parametrize("name", ["1_2D_pose.txt", "1_2d_pose.json", "1_2d_POSE.JSON"])
+def test_grew_has_poses_where_their_reader_finds_some(name: str, tmp_path: Path) -> None:
+    touch(tmp_path, "train/00001/a/1.png", f"train/00001/a/{name}")
+    assert places(tmp_path, "grew") == {"train/00001/a": "train/00001/a"}
+    assert [path.name for path in pose_paths(tmp_path / "train/00001/a")] == [name]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,10 @@ def paths(*names: str, folder: str = "masks") -> list[Path]:
     [
         # Gait3D: one name, two endings.
         ("f8.png f12.png", "f12.txt f8.txt", "f8.txt f12.txt"),
+        # The name of a picture and one ending more.
+        ("1.png 2.png", "1.jpg.json 2.JPEG.json", "1.jpg.json 2.JPEG.json"),
+        ("f1.png f12.png", "f12.png.txt f1.png_keypoints.txt", "f1.png_keypoints.txt f12.png.txt"),
+        ("12.9.png 13.1.png", "12.9.bmp.json 13.1.bmp.json", "12.9.bmp.json 13.1.bmp.json"),
         # GREW: a last word.
         ("00001.png 00002.png", "00001_2d_pose.txt 00002_2d_pose.txt", "00001_2d_pose.txt *"),
         # OpenPose's names.
