@@ -210,9 +210,15 @@ def _files_in(folder: Path, chosen: Callable[[list[Path]], list[Path]]) -> list[
 
 
 def _pictures(paths: list[Path]) -> list[Path]:
-    """Pictures; of folders in which masks lie too, those that are no PNG."""
+    """Pictures; of folders in which their masks lie too, those that are no PNG."""
     pictures = [path for path in paths if path.suffix.lower() in IMAGE_EXTENSIONS]
-    return [path for path in pictures if path.suffix.lower() != ".png"] or pictures
+    pngs = _masks(pictures)
+    others = [path for path in pictures if path.suffix.lower() != ".png"]
+    # One by its number may be a coincidence.
+    are_masks = {path.stem for path in pngs} & {path.stem for path in others} or (
+        len(match(pngs, others).by_frame) >= len(pngs) / 2
+    )
+    return others if others and are_masks else pictures
 
 
 def _masks(paths: list[Path]) -> list[Path]:

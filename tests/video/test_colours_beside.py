@@ -124,6 +124,26 @@ def test_masks_that_lie_among_the_colours_are_no_colours(root: Path) -> None:
     np.testing.assert_array_equal(found.rgb, expected)
 
 
+def test_masks_among_the_colours_are_known_by_number_and_if_colours_are_few(root: Path) -> None:
+    write_images(root / "colours", MASKS, "mask_{:04d}.png")
+    assert joined(root).left_out == ()
+    for number, path in enumerate(sorted((root / "colours").glob("*.png")), start=1):
+        path.rename(root / f"colours/{number:04d}.png")
+    for number in range(2, 7):
+        (root / f"colours/{number:04d}.jpg").unlink()
+    assert joined(root).left_out == tuple((index, "no colours") for index in range(1, 6))
+
+
+@pytest.mark.parametrize("name", ["preview.jpg", "preview1.jpg"])
+def test_a_stray_picture_hides_no_colours(name: str, tmp_path: Path) -> None:
+    write_images(tmp_path / "masks", MASKS)
+    write_colours(tmp_path / "colours", COLOURS, "{:04d}.png")
+    write_colours(tmp_path / "colours", COLOURS[:1], name)
+    found = joined(tmp_path)
+    assert found.frame_indices.tolist() == list(range(6))
+    assert found.left_out == ((6, "no mask"),)
+
+
 def test_a_walk_without_colours_is_refused_and_says_what_to_do(tmp_path: Path) -> None:
     write_images(tmp_path / "masks", MASKS)
     with pytest.raises(NoColours, match="nothing in it can be seen"):
