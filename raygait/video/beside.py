@@ -241,9 +241,13 @@ def _counted_over(
     places = np.array([place_of[name] for name in names], np.int32)
     left_out = [(int(places[index]), reason) for index, reason in sequence.left_out]
     no_mask: list[tuple[int, Unseen]] = [(place_of[name], "no mask") for name in lone]
+    frame_indices = places[sequence.frame_indices]
+    # The time between two frames is another one now.
+    walks = is_walking(sequence.boxes_px, frame_indices, sequence.fps, sequence.silhouettes)
     return dataclasses.replace(
         sequence,
-        frame_indices=places[sequence.frame_indices],
+        frame_indices=frame_indices,
+        quality=dataclasses.replace(sequence.quality, is_walking=walks),
         left_out=tuple(sorted([*left_out, *no_mask])),
     )
 

@@ -12,6 +12,7 @@ from raygait.video.alignment import align
 from raygait.video.beside import with_colours
 from raygait.video.extraction import ExtractedSequence
 from raygait.video.mask_folders import mask_paths, read_silhouettes
+from raygait.video.walking import is_walking
 from tests.video.raw_layouts import (
     boxes_of,
     colours_of,
@@ -70,6 +71,24 @@ def test_what_lacks_its_colours_or_its_mask_is_left_out_and_counted(root: Path) 
     np.testing.assert_array_equal(
         found.silhouettes, np.stack([align(MASKS[i]) for i in (0, 2, 4, 5)])
     )
+
+
+def test_whether_somebody_walks_is_told_by_the_places_that_frames_get(tmp_path: Path) -> None:
+    clip = walk(num_frames=80)
+    boxes = boxes_of(clip.masks)
+    write_images(tmp_path / "masks", cut(clip.masks, boxes))
+    write_colours(tmp_path / "colours", cut(colours_of(clip.masks), boxes))
+    for number in range(1, 81):
+        if number % 11:
+            (tmp_path / f"masks/{number:04d}.png").unlink()
+    alone = read_silhouettes(tmp_path / "masks", one_size=False).quality.is_walking
+    found = joined(tmp_path)
+    assert found.frame_indices.tolist() == list(range(10, 80, 11))
+    expected = is_walking(
+        found.boxes_px, found.frame_indices, found.fps, silhouettes=found.silhouettes
+    )
+    assert (expected != alone).any()
+    np.testing.assert_array_equal(found.quality.is_walking, expected)
 
 
 def test_colours_without_masks_are_counted_also_where_their_names_have_no_order(
