@@ -194,7 +194,8 @@ def ingest(
         raise ShardError(f"num_workers is {num_workers}, expected 1 or more, or none for all CPUs")
     root, source_root = Path(out).absolute(), Path(source_root).absolute()
     video = settings or VideoSettings()
-    # What is not asked for is neither read nor looked at, and makes no other row when it changes.
+    # Where it lies in folders of its own, what is not asked for is neither read nor looked at, and
+    # makes no other row when it changes. GREW's poses lie among the masks.
     asked = video.modalities if beside else ()
     sources = look_up([_as_asked(each, asked) for each in sequences], source_root)
     all_settings = _settings_by_kind(sources, video)
