@@ -118,6 +118,8 @@ def _text(path: Path) -> str:
 
 def _number(path: Path, word: str) -> float:
     try:
+        if "_" in word:  # Python reads 1_0 as ten
+            raise ValueError
         return float(word)
     except ValueError as error:
         raise BadPose(f"{path}: {word[:20]!r} among its values, expected numbers") from error

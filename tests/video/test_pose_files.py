@@ -83,6 +83,7 @@ BAD = {
     "nan.txt": (text_of(JOINTS).replace(str(JOINTS[3, 1]), "nan"), "not finite"),
     "huge.txt": (text_of(JOINTS).replace(str(JOINTS[3, 1]), "1e300"), "not finite"),
     "words.txt": (text_of(JOINTS, before="width,height"), "'width' among its values"),
+    "lines.txt": (text_of(JOINTS, before="1_0,438"), "'1_0' among its values"),
     "bytes.txt": (b"\xff\xfe\x00", "not text"),
     "large.txt": ("1," * (MAX_POSE_BYTES // 2 + 1), "a pose has at most"),
     "none.json": ("people", "not JSON"),
