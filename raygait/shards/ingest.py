@@ -85,6 +85,8 @@ class IngestReport:
         num_parts_skipped: Parts that were there already.
         num_parts_removed: Parts whose sources or settings have changed.
         rejects: How often each (stage, reason) ended a source or a track, over the whole folder.
+        left_out: How many frames of all rows were left out for each reason.
+        num_parts_uncounted: Parts of an older raygait, which did not count those.
         seconds: Wall time of the run.
     """
 
@@ -99,6 +101,8 @@ class IngestReport:
     num_parts_skipped: int
     num_parts_removed: int
     rejects: Mapping[tuple[str, str], int]
+    left_out: Mapping[str, int]
+    num_parts_uncounted: int
     seconds: float
 
     @property
@@ -125,6 +129,12 @@ class IngestReport:
             f"parts: {self.num_parts_written} written, {self.num_parts_skipped} already there, "
             f"{self.num_parts_removed} replaced; {self.seconds:.1f} s, {rate:.0f} frames/s",
         ]
+        if self.left_out:
+            counts = sorted(self.left_out.items(), key=lambda item: (-item[1], item[0]))
+            said = ", ".join(f"{number} {reason}" for reason, number in counts)
+            uncounted = self.num_parts_uncounted
+            unknown = f" (parts not counted: {uncounted})" if uncounted else ""
+            lines.append(f"frames left out of rows: {said}{unknown}")
         if self.rejects:
             lines.append(
                 f"rejects (sources without any row: {self.num_sources_without_rows}, "
@@ -272,9 +282,11 @@ def _report(
 ) -> IngestReport:
     everything = [*skipped, *written]
     rejects: Counter[tuple[str, str]] = Counter()
+    left_out: Counter[str] = Counter()
     for summary in everything:
         for stage, reason, number in summary.rejects:
             rejects[stage, reason] += number
+        left_out.update(dict(summary.left_out or ()))
     return IngestReport(
         out=root,
         num_sources=sum(summary.num_sources for summary in everything),
@@ -287,6 +299,8 @@ def _report(
         num_parts_skipped=len(skipped),
         num_parts_removed=num_removed,
         rejects=dict(rejects),
+        left_out=dict(left_out),
+        num_parts_uncounted=sum(summary.left_out is None for summary in everything),
         seconds=seconds,
     )
 

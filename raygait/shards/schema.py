@@ -153,6 +153,8 @@ class PartSummary:
         num_rows: Rows, one a sequence.
         num_frames: Frames of all rows.
         rejects: How often each (stage, reason) ended a source or a track, sorted.
+        left_out: How many frames of the rows were left out for each reason, sorted; None where an
+            older raygait did not count them.
     """
 
     name: str
@@ -163,6 +165,7 @@ class PartSummary:
     num_rows: int
     num_frames: int
     rejects: tuple[tuple[str, str, int], ...]
+    left_out: tuple[tuple[str, int], ...] | None = None
 
     def to_json(self) -> str:
         """One line of JSON, the same for the same part."""
@@ -184,7 +187,10 @@ class PartSummary:
                     f"{where}: format version {version}, this raygait knows {FORMAT_VERSION}"
                 )
             rejects = tuple((str(s), str(r), int(n)) for s, r, n in fields.pop("rejects"))
-            return cls(**fields, rejects=rejects)
+            left_out = fields.pop("left_out", None)
+            if left_out is not None:
+                left_out = tuple((str(r), int(n)) for r, n in left_out)
+            return cls(**fields, rejects=rejects, left_out=left_out)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorruptShard(
                 f"{where}: not a sidecar of a part ({error}): run preprocess again"

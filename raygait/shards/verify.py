@@ -96,9 +96,11 @@ def _check_shard(shard: Path, owners: dict[str, str]) -> Iterator[Finding]:
     if sha256 != summary.sha256:
         yield Finding(shard.name, "", f"SHA-256 {sha256}, the sidecar says {summary.sha256}")
     num_rows = num_frames = 0
+    left_out: Counter[str] = Counter()
     for row in reader.iterate_rows(shard):
         num_rows += 1
         num_frames += row["num_frames"]
+        left_out.update(row["left_out_reasons"])
         name = row["sequence_id"]
         if name in owners:
             yield Finding(shard.name, name, f"the same sequence is also in {owners[name]}")
@@ -112,6 +114,8 @@ def _check_shard(shard: Path, owners: dict[str, str]) -> Iterator[Finding]:
             f"{num_rows} rows and {num_frames} frames, the sidecar says {summary.num_rows} and "
             f"{summary.num_frames}",
         )
+    if summary.left_out not in (None, tuple(sorted(left_out.items()))):
+        yield Finding(shard.name, "", "frames left out are not those that the sidecar counts")
     rejects = reader.read_shard_rejects(shard).to_pylist()
     tally = Counter((row["stage"], row["reason"]) for row in rejects)
     if tuple((*key, number) for key, number in sorted(tally.items())) != summary.rejects:

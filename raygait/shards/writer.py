@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -113,6 +113,7 @@ class PartWriter:
         self._sources_with_rows: set[str] = set()
         self._num_rows = 0
         self._num_frames = 0
+        self._left_out: Counter[str] = Counter()
         self._rejects: list[dict[str, str | int]] = []
         self._pending: list[Mapping[str, object]] = []
         root.mkdir(parents=True, exist_ok=True)
@@ -147,6 +148,7 @@ class PartWriter:
         self._sources_with_rows.add(str(row["source"]))
         self._num_rows += 1
         self._num_frames += int(str(row["num_frames"]))
+        self._left_out.update(cast("list[str]", row["left_out_reasons"]))
         if len(self._pending) == ROWS_PER_GROUP:
             self._flush()
 
@@ -187,6 +189,7 @@ class PartWriter:
             num_rows=self._num_rows,
             num_frames=self._num_frames,
             rejects=tuple((*key, number) for key, number in sorted(tally.items())),
+            left_out=tuple(sorted(self._left_out.items())),
         )
         with whole_file(summary_path(self._root, self._name)) as file_:
             file_.write(summary.to_json().encode())

@@ -1,6 +1,7 @@
 """What lies beside raw masks, from the folders of a benchmark to the rows."""
 
 import dataclasses
+import json
 import pickle
 import shutil
 from collections.abc import Mapping
@@ -119,6 +120,16 @@ def test_a_pose_that_changes_has_its_part_done_again(
     row = rows(tmp_path / "out")[f"2D_Silhouettes/{SEQ}"]
     assert row["frame_indices"] == [0, 2, 3, 4]
     assert (row["left_out_indices"], row["left_out_reasons"]) == ([1], ["no pose"])
+    again = run(gait3d, tmp_path / "out", "gait3d", "joints")
+    assert again.left_out == {"no pose": 1}
+    assert "\nframes left out of rows: 1 no pose\n" in again.to_text()
+    for path in (tmp_path / "out").rglob("part-*.json"):
+        fields = json.loads(path.read_text())
+        if not fields["left_out"]:
+            path.write_text(json.dumps({k: v for k, v in fields.items() if k != "left_out"}))
+    uncounted = run(gait3d, tmp_path / "out", "gait3d", "joints")
+    assert uncounted.num_parts_written == 0
+    assert "1 no pose (parts not counted: 1)\n" in uncounted.to_text()
 
 
 @pytest.mark.ray

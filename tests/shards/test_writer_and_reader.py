@@ -1,5 +1,6 @@
 """Parts on disk: whole or not at all, and refused when anything about them is off."""
 
+import dataclasses
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import pytest
 from raygait.errors import CorruptShard, SchemaMismatch, ShardError, WrongFormatVersion
 from raygait.sequences import Reject
 from raygait.shards import codec, reader, schema, writer
+from raygait.shards.verify import verify
 
 Row = dict[str, object]
 
@@ -102,6 +104,26 @@ def test_the_sidecar_counts_what_the_part_holds(root: Path) -> None:
     assert (summary.num_rows, summary.num_frames) == (11, 220)
     assert summary.rejects == (("decode", "undecodable", 1),)
     assert summary.size_bytes == (root / "part-a.parquet").stat().st_size
+
+
+def test_frames_that_rows_leave_out_are_counted_and_may_be_unknown(
+    tmp_path: Path, row: Row
+) -> None:
+    reasons = ["no pose", "hidden", "no pose", "hidden"]
+    left = {"left_out_indices": [101, 102, 107, 109], "left_out_reasons": reasons}
+    shard = _write(tmp_path, [_numbered(row, 0) | left, _numbered(row, 1) | left])
+    summary = reader.read_summary(shard)
+    assert summary.left_out == (("hidden", 4), ("no pose", 4))
+    sidecar = writer.summary_path(tmp_path, shard.stem)
+    fields = json.loads(sidecar.read_text())
+    for left_out, findings in (([["hidden", 4], ["no pose", 5]], 1), (None, 0)):
+        sidecar.write_text(json.dumps(fields | {"left_out": left_out}))
+        assert [found.problem for found in verify(tmp_path)] == [
+            "frames left out are not those that the sidecar counts"
+        ] * findings
+    del fields["left_out"]  # as before they were counted
+    sidecar.write_text(json.dumps(fields))
+    assert reader.read_summary(shard) == dataclasses.replace(summary, left_out=None)
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path, row: Row) -> None:
