@@ -23,21 +23,9 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several processes (`--dist loadgroup`) one has all of a room that needs a cluster.
-
-    Other files are dealt out one by one: what a module sets up is set up once.
-    """
-    for item in items:
-        on_cluster = "ray_session" in getattr(item, "fixturenames", ())
-        is_ray = on_cluster or item.get_closest_marker("ray") is not None
-        group = item.path.parent.name if is_ray else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One local cluster for the whole session: four logical CPUs, a bounded object store."""
+    """One local cluster for a process of pytest: four logical CPUs, a bounded object store."""
     import ray
 
     # Unix socket paths are short, so the session directory has to be.
